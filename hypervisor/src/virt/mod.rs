@@ -1,0 +1,328 @@
+//! The vendor seam: all that the rest of the hypervisor knows of VMX and SVM.
+//!
+//! [`Vendor`] is chosen once at boot by CPUID and monomorphised. A [`Vcpu`] is
+//! used only on the core it was made on; `run()` enters the guest and returns
+//! one neutral [`Exit`].
+
+pub(crate) mod svm;
+pub(crate) mod vmx;
+
+use core::fmt;
+
+use cloister_core::nested::Format;
+
+use crate::arch::memory::FramePool;
+
+/// One of the two virtualisation extensions.
+pub(crate) trait Vendor: Copy + Sync + 'static {
+    /// `amd` or `intel`, as in reports.
+    const NAME: &'static str;
+    /// Value of `PartitionInfo::vendor`: which hypercall instruction to use.
+    const HYPERCALL: u32;
+    /// Entry format of the nested page table.
+    type Format: Format;
+    /// MSR and I/O permission maps of one guest.
+    type Permissions: Permissions;
+    /// A virtual core.
+    type Vcpu: Vcpu<Vendor = Self>;
+
+    /// Whether this core can do what Cloister needs.
+    ///
+    /// # Errors
+    /// Names the missing feature, its CPUID or MSR bit, and what to do.
+    fn check() -> Result<(), Unsupported>;
+
+    /// Turns virtualisation on for this core (VMXON, or EFER.SVME and
+    /// VM_HSAVE_PA). Once per core, before any vCPU of it is made.
+    ///
+    /// # Errors
+    /// When the pool is empty or the processor refuses.
+    ///
+    /// # Safety
+    /// [`Vendor::check`] returned `Ok` on this core; no vCPU exists on it yet.
+    unsafe fn enable(pool: &FramePool) -> Result<(), Unsupported>;
+}
+
+/// Why this machine cannot run Cloister.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unsupported {
+    /// What is missing, with the bit that says so.
+    pub(crate) what: &'static str,
+    /// The offending value (an MSR, a CPUID register), or 0.
+    pub(crate) value: u64,
+}
+
+impl fmt::Display for Unsupported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (value {:#x})", self.what, self.value)
+    }
+}
+
+/// MSR and I/O permission maps of one guest: which accesses exit.
+/// A fresh map lets nothing through.
+pub(crate) trait Permissions: Sized {
+    /// A map in which every MSR and every port exits.
+    fn new(pool: &FramePool) -> Option<Self>;
+    /// Lets reads of MSR `index` through, or makes them exit. MSRs outside the
+    /// vendor's bitmap ranges always exit; asking for one is ignored.
+    fn set_msr_read(&mut self, index: u32, exits: bool);
+    /// The same for writes.
+    fn set_msr_write(&mut self, index: u32, exits: bool);
+    /// Lets accesses to `port` through, or makes them exit.
+    fn set_port(&mut self, port: u16, exits: bool);
+}
+
+/// What a vCPU is made from.
+pub(crate) struct VcpuConfig<'a, V: Vendor> {
+    /// Host-physical address of the nested page table's root.
+    pub(crate) nested_root: u64,
+    /// ASID or VPID, at least 1, unique to the guest.
+    pub(crate) asid: u16,
+    /// Shared by all cores of the guest. Lives as long as the hypervisor.
+    pub(crate) permissions: &'a V::Permissions,
+    /// Intercept what only a partition may not do: HLT is never intercepted;
+    /// INVD/WBINVD, MOV DR and MONITOR/MWAIT follow this.
+    pub(crate) kind: GuestKind,
+}
+
+/// Who runs on a core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GuestKind {
+    /// The housekeeping guest.
+    Linux,
+    /// A dataplane partition.
+    Partition,
+}
+
+/// General-purpose registers of a guest, in encoding order. `entry.rs` of both
+/// vendors reads it by offset.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct Registers {
+    /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 … R15.
+    pub(crate) gpr: [u64; 16],
+}
+
+/// Indices into [`Registers::gpr`]: the encoding of the instruction set.
+pub(crate) mod reg {
+    pub(crate) const RAX: usize = 0;
+    pub(crate) const RCX: usize = 1;
+    pub(crate) const RDX: usize = 2;
+    pub(crate) const RBX: usize = 3;
+    pub(crate) const RSP: usize = 4;
+    pub(crate) const RBP: usize = 5;
+    pub(crate) const RSI: usize = 6;
+    pub(crate) const RDI: usize = 7;
+}
+
+impl Registers {
+    /// EDX:EAX as one value (RDMSR, WRMSR, XSETBV).
+    pub(crate) fn edx_eax(&self) -> u64 {
+        (self.gpr[reg::RDX] << 32) | (self.gpr[reg::RAX] & 0xffff_ffff)
+    }
+
+    /// Splits `value` over EDX:EAX; the upper halves become 0.
+    pub(crate) fn set_edx_eax(&mut self, value: u64) {
+        self.gpr[reg::RAX] = value & 0xffff_ffff;
+        self.gpr[reg::RDX] = value >> 32;
+    }
+}
+
+/// Control registers and segment facts of a guest, read once where needed:
+/// enough to walk its page tables and decode its instructions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mode {
+    pub(crate) cr0: u64,
+    pub(crate) cr3: u64,
+    pub(crate) cr4: u64,
+    pub(crate) efer: u64,
+    /// Base of CS; 0 in 64-bit mode.
+    pub(crate) cs_base: u64,
+    /// CS.L: 64-bit code.
+    pub(crate) cs_long: bool,
+    /// CS.D: 32-bit code when not long.
+    pub(crate) cs_default: bool,
+    /// Current privilege level, 0 to 3.
+    pub(crate) cpl: u8,
+}
+
+/// One virtual core, bound to one physical core.
+pub(crate) trait Vcpu: Sized {
+    /// Its vendor.
+    type Vendor: Vendor<Vcpu = Self>;
+
+    /// Makes a vCPU on this core, in the wait-for-start state.
+    ///
+    /// # Errors
+    /// When the pool is empty or the processor refuses.
+    fn new(
+        config: &VcpuConfig<'_, Self::Vendor>,
+        pool: &FramePool,
+    ) -> Result<Self, Unsupported>;
+
+    /// Resets the architectural state to that of ring-0 64-bit code with
+    /// interrupts off: `entry.rip`, `rsp`, `cr3`, GPRs from `entry`. Segments
+    /// flat (the hidden parts; GDTR at `entry.gdt`). What is pending to inject
+    /// is dropped.
+    fn reset_long(&mut self, entry: &LongEntry);
+
+    /// Resets the architectural state to that after INIT and a SIPI with
+    /// `vector` (Intel SDM vol. 3, table "IA-32 and Intel 64 Processor States
+    /// Following Power-up, Reset, or INIT"): real mode at `vector << 12`.
+    fn reset_sipi(&mut self, vector: u8);
+
+    /// Enters the guest; returns at the next exit. `self.registers()` then
+    /// holds the guest's GPRs (RSP and RAX included).
+    fn run(&mut self) -> Exit;
+
+    /// GPRs at the last exit; what is written here is loaded at the next entry.
+    fn registers(&mut self) -> &mut Registers;
+    /// Instruction pointer at the last exit.
+    fn rip(&self) -> u64;
+    /// RFLAGS at the last exit.
+    fn rflags(&self) -> u64;
+    /// The mode at the last exit.
+    fn mode(&self) -> Mode;
+    /// Guest CR3 alone: cheaper than [`Self::mode`].
+    fn cr3(&self) -> u64;
+
+    /// Moves RIP past the instruction that exited, by the length that hardware
+    /// reports, or, on a processor that reports none, the fixed length of the
+    /// opcode of the last exit. Ends an interrupt shadow (STI, MOV SS).
+    fn skip(&mut self);
+    /// Moves RIP by `length` bytes: for exits whose instruction was decoded.
+    fn skip_by(&mut self, length: u8);
+    /// Bytes of the exiting instruction that hardware fetched (AMD decode
+    /// assists); empty when it did not.
+    fn instruction_bytes(&self) -> &[u8];
+
+    /// Injects `event` at the next entry. An event that is already waiting to
+    /// be injected again (it was interrupted by the exit) is not overwritten
+    /// by an NMI: the NMI then waits for the next entry that can take it.
+    fn inject(&mut self, event: Event);
+
+    /// EFER as the guest sees it (SVME hidden on AMD).
+    fn efer(&self) -> u64;
+    /// Writes EFER for the guest. The caller has checked reserved bits.
+    fn set_efer(&mut self, value: u64);
+    /// Guest PAT, where it is not passed through.
+    fn pat(&self) -> u64;
+    /// Sets the guest's PAT.
+    fn set_pat(&mut self, value: u64);
+
+    /// DEBUG: external interrupts exit (`true`) or go to the guest (`false`).
+    fn set_interrupt_exiting(&mut self, on: bool);
+    /// Drops this core's cached nested translations of its guest at the next
+    /// entry.
+    fn flush_nested(&mut self);
+
+    /// The control words that prove what is off, by the manual's name: for the
+    /// report.
+    fn control_words(&self, sink: &mut dyn FnMut(&'static str, u64));
+}
+
+/// State for [`Vcpu::reset_long`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LongEntry {
+    pub(crate) rip: u64,
+    pub(crate) rsp: u64,
+    /// Guest-physical address of the top-level page table.
+    pub(crate) cr3: u64,
+    pub(crate) rdi: u64,
+    pub(crate) rsi: u64,
+    /// Guest-physical address and limit of a GDT whose selector 0x08 is 64-bit
+    /// code, 0x10 data; for Linux (64-bit boot protocol) code is 0x10, data
+    /// 0x18.
+    pub(crate) gdt: u64,
+    pub(crate) gdt_limit: u16,
+    pub(crate) code_selector: u16,
+    pub(crate) data_selector: u16,
+}
+
+/// What to inject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// An exception with its error code, if that vector has one.
+    Exception { vector: u8, error: Option<u32> },
+    /// A non-maskable interrupt.
+    Nmi,
+    /// An external interrupt that was taken from the local APIC (DEBUG).
+    Interrupt { vector: u8 },
+}
+
+impl Event {
+    /// #UD.
+    pub(crate) const UD: Self = Self::Exception { vector: 6, error: None };
+    /// #GP(0).
+    pub(crate) const GP: Self = Self::Exception { vector: 13, error: Some(0) };
+}
+
+/// How memory was accessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+    Execute,
+}
+
+/// Why the guest was left. Total: whatever the processor reports maps to one.
+///
+/// Operands that are in the guest's registers (CPUID leaf, MSR index and
+/// value, hypercall arguments) are read from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Cpuid,
+    /// RDMSR; ECX = index.
+    Rdmsr,
+    /// WRMSR; ECX = index, EDX:EAX = value.
+    Wrmsr,
+    /// IN, OUT, INS, OUTS.
+    Port(PortAccess),
+    /// XSETBV; ECX = index, EDX:EAX = value.
+    Xsetbv,
+    /// VMCALL or VMMCALL.
+    Hypercall,
+    /// A guest-physical access that the nested page table does not allow.
+    /// `during_walk`: the access was made by a guest page-table walk.
+    NestedPageFault { gpa: u64, access: Access, during_walk: bool },
+    /// An intercepted exception. `fault_address` is CR2 for #PF, DR6 for #DB.
+    Exception { vector: u8, error: Option<u32>, fault_address: u64 },
+    /// An external interrupt is pending in the local APIC (AMD: not yet
+    /// acknowledged) or was acknowledged with this vector (Intel).
+    ExternalInterrupt { vector: Option<u8> },
+    /// An NMI arrived while the guest ran. The hypervisor's own NMI handler
+    /// has run, or the vCPU has consumed it: it is no longer pending.
+    Nmi,
+    Init,
+    /// SIPI in wait-for-SIPI state (VMX).
+    Sipi { vector: u8 },
+    TripleFault,
+    /// HLT, MONITOR, MWAIT, PAUSE where intercepted.
+    Halt,
+    /// INVD or WBINVD.
+    CacheControl,
+    /// A control or debug register access that exits.
+    ControlRegister { qualification: u64 },
+    /// A VMX or SVM instruction other than the hypercall.
+    Virtualization,
+    TaskSwitch,
+    MachineCheck,
+    /// The processor refused to enter; `code` is its reason.
+    EntryFailure { code: u64 },
+    /// Nothing above; the raw exit code.
+    Other { code: u64, qualification: u64 },
+}
+
+/// Operands of a port access (AMD EXITINFO1 for IOIO; Intel exit
+/// qualification for I/O instructions).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PortAccess {
+    pub(crate) port: u16,
+    /// 1, 2 or 4 bytes.
+    pub(crate) width: u8,
+    pub(crate) input: bool,
+    /// INS or OUTS.
+    pub(crate) string: bool,
+    /// With a REP prefix.
+    pub(crate) repeat: bool,
+}

@@ -1,0 +1,2 @@
+//! Provokes the VM exits its arguments name.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The system file: TOML schema, validation, compiled form.

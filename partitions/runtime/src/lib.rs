@@ -1,0 +1,2 @@
+//! What a partition program links.
+#![no_std]

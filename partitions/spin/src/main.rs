@@ -1,0 +1,2 @@
+//! Fixed-work-quantum loop that measures every gap.
+fn main() {}

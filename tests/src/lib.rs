@@ -1,0 +1,1 @@
+//! Boots machines and counts exits.
