@@ -2,4 +2,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod decode;
+pub mod memory;
 pub mod nested;
+pub mod walk;

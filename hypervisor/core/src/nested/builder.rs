@@ -57,9 +57,7 @@ pub struct Builder<F: Format> {
 }
 
 pub(super) fn index(gpa: u64, level: u8) -> usize {
-    #[expect(clippy::cast_possible_truncation, reason = "masked to nine bits")]
-    let index = ((gpa >> (12 + 9 * (u32::from(level) - 1))) & 0x1ff) as usize;
-    index
+    ((gpa >> (12 + 9 * (u32::from(level) - 1))) & 0x1ff) as usize
 }
 
 /// First address after `gpa` that starts a new entry at `level`, or `end`.
@@ -114,7 +112,7 @@ impl<F: Format> Builder<F> {
         memory_type: MemoryType,
     ) -> Result<(), MapError> {
         let end = checked_end(gpa, len)?;
-        if hpa % PAGE != 0 {
+        if !hpa.is_multiple_of(PAGE) {
             return Err(MapError::Misaligned);
         }
         if hpa.checked_add(len).is_none_or(|end| end > HPA_END) {
@@ -127,7 +125,7 @@ impl<F: Format> Builder<F> {
             return Err(MapError::Overlap);
         }
         let page = |at: u64, level: u8| F::leaf(hpa + (at - gpa), level, rights, memory_type);
-        let fits = |at: u64, level: u8| (hpa + (at - gpa)) % page_size(level) == 0;
+        let fits = |at: u64, level: u8| (hpa + (at - gpa)).is_multiple_of(page_size(level));
         let result = self.fill(tables, self.root, F::LEVELS, gpa, end, &fits, &page);
         if result.is_err() {
             self.clear(tables, self.root, F::LEVELS, gpa, end);
@@ -187,7 +185,7 @@ impl<F: Format> Builder<F> {
         memory_type: MemoryType,
     ) -> Result<(), MapError> {
         let end = checked_end(gpa, PAGE)?;
-        if hpa % PAGE != 0 {
+        if !hpa.is_multiple_of(PAGE) {
             return Err(MapError::Misaligned);
         }
         if hpa >= HPA_END {
@@ -332,7 +330,7 @@ impl<F: Format> Builder<F> {
     pub(super) fn split_at<T: Tables>(&self, tables: &mut T, at: u64) -> Result<(), MapError> {
         let mut table = self.root;
         for level in (2..=F::LEVELS).rev() {
-            if at % page_size(level) == 0 {
+            if at.is_multiple_of(page_size(level)) {
                 break;
             }
             let slot = index(at, level);

@@ -55,7 +55,7 @@ impl<F: Format> Builder<F> {
         rights: Rights,
     ) -> Result<(), MapError> {
         let end = checked_end(gpa, len)?;
-        if page_hpa % PAGE != 0 {
+        if !page_hpa.is_multiple_of(PAGE) {
             return Err(MapError::Misaligned);
         }
         if page_hpa >= HPA_END {
