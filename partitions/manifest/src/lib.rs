@@ -7,6 +7,8 @@ mod hardware;
 mod model;
 mod problem;
 mod size;
+#[cfg(feature = "std")]
+mod source;
 mod validate;
 
 #[cfg(feature = "std")]
@@ -21,5 +23,7 @@ pub use model::{
 };
 pub use problem::{Problem, Severity};
 pub use size::Size;
+#[cfg(feature = "std")]
+pub use source::{Diagnostic, Errors, Loaded, load, parse};
 pub use validate::machine::{Machine, machine_problems, validate_machine};
 pub use validate::{limits, problems, validate};
