@@ -2,7 +2,14 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod acpi;
+pub mod bzimage;
 pub mod decode;
+pub mod elf;
+pub mod icr;
 pub mod memory;
 pub mod nested;
+pub mod policy;
 pub mod walk;
+
+mod bytes;

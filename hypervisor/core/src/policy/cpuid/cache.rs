@@ -1,0 +1,330 @@
+//! The table that a CPUID exit indexes.
+
+use core::fmt;
+
+use super::leaves::{self, MAX_SUBLEAVES};
+use super::{CpuidConfig, Regs, Vendor, filter};
+
+/// Leaves indexed per range; ranges start at multiples of 0x4000_0000.
+const LEAVES: usize = 64;
+const RANGES: usize = 4;
+const ENTRIES: usize = 224;
+/// Index of the entry for leaves that do not exist on AMD: zeros.
+const ZERO_SLOT: Slot = Slot {
+    first: 0,
+    last: 0,
+    fix: Fix::None,
+};
+
+/// Guest state that shows in CPUID.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dynamic {
+    /// Guest CR4.
+    pub cr4: u64,
+    /// Guest XCR0.
+    pub xcr0: u64,
+    /// Guest IA32_XSS; 0 where there is none.
+    pub xss: u64,
+}
+
+/// What is put in at the exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Fix {
+    None,
+    /// Leaf 1: OSXSAVE.
+    OsXsave,
+    /// Leaf 7: OSPKE.
+    OsPke,
+    /// Leaf 0xD: sizes of the save areas.
+    Xsave,
+    /// Topology leaves: ECX\[7:0\] echoes the subleaf past the last.
+    EchoSubleaf,
+}
+
+/// Where a leaf's entries are: subleaf `n` at `first + min(n, last)`.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    first: u8,
+    /// 0 for leaves that ignore ECX; otherwise the number of subleaves, whose
+    /// entry is that of all further ones.
+    last: u8,
+    fix: Fix,
+}
+
+/// Size and place of a component of the XSAVE area (leaf 0xD, subleaves 2 on).
+#[derive(Clone, Copy, Debug, Default)]
+struct Component {
+    size: u32,
+    offset: u32,
+    /// In the compacted format it starts at a multiple of 64.
+    aligned: bool,
+}
+
+/// All CPUID leaves of one core, as one guest sees them. About 7 KiB.
+#[derive(Clone, Debug)]
+pub struct CpuidCache {
+    slots: [[Slot; LEAVES]; RANGES],
+    /// For leaves that do not exist.
+    missing: Slot,
+    entries: [Regs; ENTRIES],
+    used: usize,
+    xsave: [Component; MAX_SUBLEAVES as usize],
+}
+
+/// The processor has more subleaves than the cache holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FillError {
+    /// The leaf that found no room.
+    pub leaf: u32,
+}
+
+impl fmt::Display for FillError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "CPUID leaf {:#x} does not fit the cache of {ENTRIES} entries",
+            self.leaf
+        )
+    }
+}
+
+impl core::error::Error for FillError {}
+
+impl Default for CpuidCache {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl CpuidCache {
+    /// A cache that answers zeros to everything.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            slots: [[ZERO_SLOT; LEAVES]; RANGES],
+            missing: ZERO_SLOT,
+            entries: [Regs::ZERO; ENTRIES],
+            used: 1,
+            xsave: [Component {
+                size: 0,
+                offset: 0,
+                aligned: false,
+            }; MAX_SUBLEAVES as usize],
+        }
+    }
+
+    /// Reads all leaves of this core through `cpuid(leaf, subleaf)`, filtered
+    /// for `config.guest`. To be called on the core itself: leaves tell its
+    /// APIC ID.
+    ///
+    /// # Errors
+    /// [`FillError`] if the processor has more than the cache holds; it then
+    /// answers as far as it was filled.
+    pub fn fill(
+        &mut self,
+        cpuid: impl Fn(u32, u32) -> Regs,
+        config: &CpuidConfig,
+    ) -> Result<(), FillError> {
+        *self = Self::new();
+        let basic = cpuid(0, 0);
+        self.range(0, basic.eax, &cpuid, config)?;
+        self.range(0x4000_0000, cloister_abi::CPUID_MAX_LEAF, &cpuid, config)?;
+        self.range(0x8000_0000, cpuid(0x8000_0000, 0).eax, &cpuid, config)?;
+        // Intel SDM vol. 2, CPUID: a leaf above the highest returns the data of
+        // the highest basic leaf. AMD APM vol. 3, appendix E: zeros.
+        if vendor(&basic) == Vendor::Intel {
+            let highest = (basic.eax as usize).min(LEAVES - 1);
+            self.missing = self.slots[0].get(highest).copied().unwrap_or(ZERO_SLOT);
+            for (range, slots) in self.slots.iter_mut().enumerate() {
+                let end = match range {
+                    0 => basic.eax,
+                    1 => cloister_abi::CPUID_MAX_LEAF,
+                    2 => cpuid(0x8000_0000, 0).eax,
+                    _ => 0,
+                };
+                let start = u32::try_from(range).unwrap_or(0) << 30;
+                let exists = |low| (start..=end).contains(&(start | low));
+                for (slot, low) in slots.iter_mut().zip(0u32..) {
+                    if !exists(low) {
+                        *slot = self.missing;
+                    }
+                }
+            }
+        }
+        if basic.eax >= 0xd {
+            for (component, subleaf) in self.xsave.iter_mut().zip(0u32..).skip(2) {
+                let regs = cpuid(0xd, subleaf);
+                *component = Component {
+                    size: regs.eax,
+                    offset: regs.ebx,
+                    aligned: regs.ecx & 2 != 0,
+                };
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves `start..=end`, of which `end` is what the processor says.
+    fn range(
+        &mut self,
+        start: u32,
+        end: u32,
+        cpuid: &impl Fn(u32, u32) -> Regs,
+        config: &CpuidConfig,
+    ) -> Result<(), FillError> {
+        let range = (start >> 30) as usize;
+        for (index, leaf) in (start..=end).take(LEAVES).enumerate() {
+            let slot = self.leaf(leaf, cpuid, config)?;
+            if let Some(place) = self
+                .slots
+                .get_mut(range)
+                .and_then(|slots| slots.get_mut(index))
+            {
+                *place = slot;
+            }
+        }
+        Ok(())
+    }
+
+    fn leaf(
+        &mut self,
+        leaf: u32,
+        cpuid: &impl Fn(u32, u32) -> Regs,
+        config: &CpuidConfig,
+    ) -> Result<Slot, FillError> {
+        let error = FillError { leaf };
+        let first = u8::try_from(self.used).map_err(|_| error)?;
+        let mut push = |regs: Regs| -> Result<(), FillError> {
+            *self.entries.get_mut(self.used).ok_or(error)? = regs;
+            self.used += 1;
+            Ok(())
+        };
+        let fix = match leaf {
+            1 => Fix::OsXsave,
+            7 => Fix::OsPke,
+            0xd => Fix::Xsave,
+            0xb | 0x1f | 0x8000_0026 => Fix::EchoSubleaf,
+            _ => Fix::None,
+        };
+        let Some(count) = leaves::subleaves(leaf, cpuid) else {
+            let regs = filter(leaf, 0, cpuid(leaf, 0), config);
+            if regs == Regs::ZERO && fix == Fix::None {
+                return Ok(ZERO_SLOT);
+            }
+            push(regs)?;
+            return Ok(Slot {
+                first,
+                last: 0,
+                fix,
+            });
+        };
+        for subleaf in 0..count {
+            push(filter(leaf, subleaf, cpuid(leaf, subleaf), config))?;
+        }
+        push(filter(leaf, count, leaves::beyond(leaf, cpuid), config))?;
+        Ok(Slot {
+            first,
+            last: u8::try_from(count).map_err(|_| error)?,
+            fix,
+        })
+    }
+
+    /// What CPUID returns for EAX = `leaf`, ECX = `subleaf`. Two loads and a
+    /// copy, but for the four kinds of leaves that depend on `state`, which is
+    /// asked for only then.
+    #[inline]
+    #[must_use]
+    pub fn lookup(&self, leaf: u32, subleaf: u32, state: impl FnOnce() -> Dynamic) -> Regs {
+        let slot = self
+            .slots
+            .get((leaf >> 30) as usize)
+            .and_then(|slots| slots.get((leaf & 0x3fff_ffff) as usize))
+            .unwrap_or(&self.missing);
+        let index = usize::from(slot.first) + subleaf.min(u32::from(slot.last)) as usize;
+        let regs = self.entries.get(index).copied().unwrap_or(Regs::ZERO);
+        if slot.fix == Fix::None {
+            return regs;
+        }
+        self.fix(slot, subleaf, regs, state)
+    }
+
+    fn fix(
+        &self,
+        slot: &Slot,
+        subleaf: u32,
+        mut regs: Regs,
+        state: impl FnOnce() -> Dynamic,
+    ) -> Regs {
+        const CR4_OSXSAVE: u64 = 1 << 18;
+        const CR4_PKE: u64 = 1 << 22;
+        const LEAF1_ECX_OSXSAVE: u32 = 1 << 27;
+        const LEAF7_ECX_OSPKE: u32 = 1 << 4;
+        let set = |word: &mut u32, bit: u32, on: bool| {
+            *word = if on { *word | bit } else { *word & !bit };
+        };
+        match (slot.fix, subleaf) {
+            (Fix::OsXsave, _) => {
+                set(
+                    &mut regs.ecx,
+                    LEAF1_ECX_OSXSAVE,
+                    state().cr4 & CR4_OSXSAVE != 0,
+                );
+            }
+            (Fix::OsPke, 0) => {
+                set(&mut regs.ecx, LEAF7_ECX_OSPKE, state().cr4 & CR4_PKE != 0);
+            }
+            (Fix::Xsave, 0) => regs.ebx = self.standard_size(state().xcr0),
+            // XSAVEC (bit 1) or XSAVES (bit 3).
+            (Fix::Xsave, 1) if regs.eax & 0xa != 0 => {
+                let Dynamic { xcr0, xss, .. } = state();
+                regs.ebx = self.compacted_size(xcr0 | xss);
+            }
+            (Fix::EchoSubleaf, _) if subleaf >= u32::from(slot.last) => regs.ecx = subleaf & 0xff,
+            _ => {}
+        }
+        regs
+    }
+
+    /// Components that `bits` name, the legacy area and its header apart.
+    fn components(&self, bits: u64) -> impl Iterator<Item = &Component> {
+        self.xsave
+            .iter()
+            .zip(0u32..)
+            .skip(2)
+            .filter(move |(_, index)| bits >> index & 1 != 0)
+            .map(|(component, _)| component)
+    }
+
+    /// Bytes of an XSAVE area in standard format (Intel SDM vol. 1, "Standard
+    /// Format of the XSAVE Area"): up to the end of the farthest component.
+    fn standard_size(&self, xcr0: u64) -> u32 {
+        self.components(xcr0)
+            .map(|component| component.offset.saturating_add(component.size))
+            .fold(LEGACY_SIZE, u32::max)
+    }
+
+    /// Bytes in compacted format: the components one after the other.
+    fn compacted_size(&self, bits: u64) -> u32 {
+        self.components(bits).fold(LEGACY_SIZE, |end, component| {
+            let start = if component.aligned {
+                end.checked_next_multiple_of(64).unwrap_or(end)
+            } else {
+                end
+            };
+            start.saturating_add(component.size)
+        })
+    }
+}
+
+/// The legacy area of 512 bytes and the header of 64.
+const LEGACY_SIZE: u32 = 576;
+
+/// The vendor that leaf 0 names; anything unknown behaves like Intel.
+fn vendor(basic: &Regs) -> Vendor {
+    let name = [basic.ebx, basic.edx, basic.ecx].map(u32::to_le_bytes);
+    match name.as_flattened() {
+        b"AuthenticAMD" | b"HygonGenuine" => Vendor::Amd,
+        _ => Vendor::Intel,
+    }
+}
