@@ -143,7 +143,7 @@ pub fn parse(text: &str) -> impl Iterator<Item = Result<Step<'_>, Error<'_>>> {
 
 fn step<'a>(key: &'a str, value: &'a str) -> Result<Step<'a>, Error<'a>> {
     let number = || args::number(value).map_err(|error| Error::Number(key, error));
-    let flags = || parse_flags(value).ok_or(Error::Flags(key, value));
+    let flags = || args::flags(value).ok_or(Error::Flags(key, value));
     let too_big = Error::TooBig(key, value);
     if let Some(action) = Action::from_name(key) {
         return Ok(Step::Repeat(action, number()?));
@@ -172,17 +172,6 @@ fn without_value<'a>(key: &'a str, value: &'a str, step: Step<'a>) -> Result<Ste
         "" => Ok(step),
         _ => Err(Error::NoValue(key)),
     }
-}
-
-/// Flags by name, joined with `+`; `none`; or a number.
-fn parse_flags(text: &str) -> Option<Dataplane> {
-    if text == "none" {
-        return Some(Dataplane::empty());
-    }
-    if let Ok(bits) = args::number(text) {
-        return Some(Dataplane::from_bits_retain(bits));
-    }
-    text.split('+').map(Dataplane::from_kebab).collect()
 }
 
 /// What is wrong with a word.

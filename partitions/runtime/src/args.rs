@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use cloister_abi::Dataplane;
+
 /// The words of an argument string, in order, split at the first `=`. A word
 /// without `=` has the value "".
 pub fn pairs(args: &str) -> impl Iterator<Item = (&str, &str)> {
@@ -37,6 +39,19 @@ pub fn number(text: &str) -> Result<u64, BadNumber<'_>> {
         );
     }
     value.ok_or(error)
+}
+
+/// Dataplane flags: names, joined with `+`; `none`; or a number,
+/// whose bits need not be flags. `None` for anything else.
+#[must_use]
+pub fn flags(text: &str) -> Option<Dataplane> {
+    if text == "none" {
+        return Some(Dataplane::empty());
+    }
+    if let Ok(bits) = number(text) {
+        return Some(Dataplane::from_bits_retain(bits));
+    }
+    text.split('+').map(Dataplane::from_kebab).collect()
 }
 
 /// What [`number`] refuses.
@@ -91,5 +106,17 @@ mod tests {
         ] {
             assert_eq!(number(bad), Err(BadNumber { text: bad }));
         }
+    }
+
+    #[test]
+    fn flags_by_name_or_number() {
+        assert_eq!(flags("none"), Some(Dataplane::empty()));
+        assert_eq!(
+            flags("strict+populate"),
+            Some(Dataplane::STRICT | Dataplane::POPULATE)
+        );
+        assert_eq!(flags("0x100").map(|f| f.bits()), Some(0x100));
+        assert_eq!(flags("strict+"), None);
+        assert_eq!(flags(""), None);
     }
 }

@@ -9,7 +9,7 @@ use cloister_abi::shared::{CONSOLE_BYTES, ConsoleRing};
 use crate::hypercall::hypercall;
 use crate::start;
 
-/// Bytes that one [`print!`] gives to the ring in one piece. Longer text is
+/// Bytes that one [`print!`](crate::print) gives to the ring in one piece. Longer text is
 /// split, and another core's may come between.
 pub const PIECE: usize = 512;
 
@@ -19,7 +19,7 @@ pub fn flush() {
     hypercall(Hypercall::ConsoleFlush as u64, 0, 0, 0);
 }
 
-/// Writes formatted text; use [`print!`] or [`println!`].
+/// Writes formatted text; use [`print!`](crate::print) or [`println!`](crate::println).
 #[doc(hidden)]
 pub fn write(arguments: fmt::Arguments<'_>) {
     let mut piece = Piece {

@@ -55,7 +55,7 @@ impl Options {
                 "gap" => options.gap = Some(number()?),
                 "mode" => mode = Some(parse_mode(value).ok_or(Error::Mode(value))?),
                 "populate" => populate = Some(number()? != 0),
-                "flags" => exact = Some(parse_flags(value).ok_or(Error::Flags(value))?),
+                "flags" => exact = Some(args::flags(value).ok_or(Error::Flags(value))?),
                 _ => return Err(Error::Unknown(key)),
             }
         }
@@ -79,17 +79,6 @@ fn parse_mode(name: &str) -> Option<Dataplane> {
         "none" => Dataplane::empty(),
         _ => return None,
     })
-}
-
-/// Flags by name, joined with `+`; `none`; or a number.
-fn parse_flags(text: &str) -> Option<Dataplane> {
-    if text == "none" {
-        return Some(Dataplane::empty());
-    }
-    if let Ok(bits) = args::number(text) {
-        return Some(Dataplane::from_bits_retain(bits));
-    }
-    text.split('+').map(Dataplane::from_kebab).collect()
 }
 
 /// What is wrong with the argument string.
