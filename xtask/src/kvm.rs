@@ -1,0 +1,98 @@
+//! KVM or not: found out by asking for `KVM_GET_SUPPORTED_CPUID` (Linux
+//! Documentation/virt/kvm/api.rst, 4.46), never by the mere presence of
+//! /dev/kvm. There are machines where it opens and creates a VM and still
+//! cannot nest; QEMU with `-cpu host` then gives a guest without VMX and SVM.
+
+use anyhow::{Result, bail};
+use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
+use kvm_ioctls::Kvm;
+use serde::{Deserialize, Serialize};
+
+use crate::machine::Accel;
+
+/// What KVM answers for one CPUID leaf. Other registers do not matter here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaf {
+    /// EAX on entry.
+    pub function: u32,
+    /// Sub-leaf: ECX on entry.
+    pub index: u32,
+    /// ECX on return.
+    pub ecx: u32,
+}
+
+/// What was found out about KVM on this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Probe {
+    /// /dev/kvm cannot be used, and why.
+    Unusable(String),
+    /// The CPUID leaves it can give to a guest.
+    Supported(Vec<Leaf>),
+}
+
+/// How QEMU is to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// `-accel kvm -cpu host`, with this vendor's nested virtualisation.
+    Kvm(&'static str),
+    /// `-accel tcg`, and why not KVM.
+    Tcg(String),
+}
+
+/// Asks this machine.
+#[must_use]
+pub fn probe() -> Probe {
+    let answer = Kvm::new().and_then(|kvm| kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES));
+    match answer {
+        Ok(cpuid) => Probe::Supported(
+            cpuid
+                .as_slice()
+                .iter()
+                .map(|entry| Leaf {
+                    function: entry.function,
+                    index: entry.index,
+                    ecx: entry.ecx,
+                })
+                .collect(),
+        ),
+        Err(error) => Probe::Unusable(format!("/dev/kvm: {error}")),
+    }
+}
+
+/// Chooses for what was `asked`.
+///
+/// # Errors
+/// KVM was asked for and cannot nest here.
+pub fn choose(asked: Accel, probe: &Probe) -> Result<Choice> {
+    let nested = match probe {
+        Probe::Unusable(why) => Err(why.clone()),
+        Probe::Supported(leaves) => nested_vendor(leaves).ok_or_else(|| {
+            "KVM works here but offers a guest neither VMX nor SVM (is nested \
+             virtualisation switched on in kvm_intel or kvm_amd?)"
+                .to_owned()
+        }),
+    };
+    match (asked, nested) {
+        (Accel::Tcg, _) => Ok(Choice::Tcg("asked for".into())),
+        (Accel::Auto | Accel::Kvm, Ok(vendor)) => Ok(Choice::Kvm(vendor)),
+        (Accel::Auto, Err(why)) => Ok(Choice::Tcg(why)),
+        (Accel::Kvm, Err(why)) => bail!("--accel kvm: {why}; use --accel tcg"),
+    }
+}
+
+/// `intel` where a guest is offered VMX (CPUID.01H:ECX[5], Intel SDM vol. 2),
+/// `amd` where it is offered SVM (CPUID Fn8000_0001 ECX[2], AMD APM vol. 3).
+fn nested_vendor(leaves: &[Leaf]) -> Option<&'static str> {
+    let has = |function, bit: u32| {
+        leaves
+            .iter()
+            .any(|leaf| leaf.function == function && leaf.index == 0 && leaf.ecx >> bit & 1 == 1)
+    };
+    if has(1, 5) {
+        Some("intel")
+    } else if has(0x8000_0001, 2) {
+        Some("amd")
+    } else {
+        None
+    }
+}

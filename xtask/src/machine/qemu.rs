@@ -1,0 +1,93 @@
+//! QEMU.
+
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::child::{Child, Port};
+use super::{Accel, Setup};
+use crate::kvm::{self, Choice};
+
+/// Starts QEMU with the image as its CD.
+///
+/// # Errors
+/// See [`super::MachineKind::start`]; or KVM was asked for and cannot nest.
+pub fn start(setup: &Setup<'_>) -> Result<Child> {
+    let choice = choice(setup.accel)?;
+    let work = tempfile::tempdir()?;
+    let path = |port: usize| work.path().join(format!("com{}", port + 1));
+    let consoles = [
+        (Port::Linux, setup.ports.linux),
+        (Port::Hypervisor, setup.ports.hypervisor),
+    ];
+    let mut listeners = Vec::new();
+    for (port, number) in consoles {
+        let listener = UnixListener::bind(path(number)).context("cannot make a socket")?;
+        listener.set_nonblocking(true)?;
+        listeners.push((port, listener));
+    }
+    let folder = work.path().to_owned();
+    let mut child = Child::spawn("qemu-system-x86_64", work, |command| {
+        arguments(command, setup, &choice, &folder);
+    })?;
+    for (port, listener) in listeners {
+        let stream = accept(&listener, &mut child)?;
+        stream.set_nonblocking(false)?;
+        child.attach(port, OwnedFd::from(stream).into())?;
+    }
+    Ok(child)
+}
+
+/// What `--accel` comes to on this machine.
+///
+/// # Errors
+/// KVM was asked for and cannot nest here.
+pub fn choice(asked: Accel) -> Result<Choice> {
+    kvm::choose(asked, &kvm::probe())
+}
+
+fn arguments(command: &mut Command, setup: &Setup<'_>, choice: &Choice, folder: &Path) {
+    command.args(["-nodefaults", "-no-user-config", "-no-reboot"]);
+    match choice {
+        Choice::Kvm(_) => command.args(["-M", "q35", "-accel", "kvm", "-cpu", "host"]),
+        Choice::Tcg(_) => command.args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"]),
+    };
+    command.args(["-smp", &setup.cpus.to_string()]);
+    command.args(["-m", &format!("{}M", setup.memory >> 20)]);
+    command.args(["-display", "none", "-vga", "std", "-nic", "none"]);
+    command.arg("-cdrom").arg(setup.iso).args(["-boot", "d"]);
+    let last = setup.ports.linux.max(setup.ports.hypervisor);
+    for port in 0..=last {
+        if port == setup.ports.linux || port == setup.ports.hypervisor {
+            let socket = folder.join(format!("com{}", port + 1));
+            command.arg("-chardev");
+            command.arg(format!("socket,id=com{port},path={}", socket.display()));
+            command.args(["-serial", &format!("chardev:com{port}")]);
+        } else {
+            command.args(["-serial", "null"]);
+        }
+    }
+    command.args(setup.extra);
+}
+
+/// QEMU connects before it runs anything.
+fn accept(listener: &UnixListener, child: &mut Child) -> Result<UnixStream> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => return Ok(stream),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+        if child.ended() || Instant::now() > deadline {
+            bail!("QEMU did not start: {}", child.complaints());
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}

@@ -1,0 +1,73 @@
+//! Addresses to function names, from an ELF file's symbol table.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use object::{Object, ObjectSymbol, SymbolKind};
+use rustc_demangle::demangle;
+
+/// The functions of one program.
+#[derive(Clone, Debug)]
+pub struct Symbols {
+    /// Address, size and name, sorted.
+    functions: Vec<(u64, u64, String)>,
+}
+
+impl Symbols {
+    /// Reads the program `elf`.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no object file.
+    pub fn read(elf: &Path) -> Result<Self> {
+        let bytes = std::fs::read(elf).with_context(|| format!("cannot read {}", elf.display()))?;
+        let file = object::File::parse(bytes.as_slice())
+            .with_context(|| format!("{} is no ELF file", elf.display()))?;
+        let mut functions: Vec<(u64, u64, String)> = file
+            .symbols()
+            .filter(|symbol| symbol.kind() == SymbolKind::Text && !symbol.is_undefined())
+            .filter_map(|symbol| {
+                let name = symbol.name().ok()?;
+                // `{:#}` leaves the hash out.
+                Some((
+                    symbol.address(),
+                    symbol.size(),
+                    format!("{:#}", demangle(name)),
+                ))
+            })
+            .collect();
+        functions.sort();
+        Ok(Self { functions })
+    }
+
+    /// `function+0x12` for an address in a function. Assembly symbols have no
+    /// size: they reach to the next symbol.
+    #[must_use]
+    pub fn name(&self, address: u64) -> Option<String> {
+        let after = self
+            .functions
+            .partition_point(|(start, _, _)| *start <= address);
+        let (start, size, name) = self.functions.get(after.checked_sub(1)?)?;
+        let offset = address - start;
+        let is_last = after == self.functions.len();
+        if (*size > 0 || is_last) && offset > (*size).max(1) {
+            return None;
+        }
+        Some(format!("{name}+{offset:#x}"))
+    }
+
+    /// The text with ` <function+0x12>` after each `0x…` that is in a
+    /// function; for the hypervisor's fault dumps.
+    #[must_use]
+    pub fn annotate(&self, text: &str) -> Option<String> {
+        let mut found = Vec::new();
+        for word in text.split(|c: char| !c.is_ascii_alphanumeric()) {
+            let digits = word.strip_prefix("0x").unwrap_or_default();
+            if let Ok(address) = u64::from_str_radix(digits, 16)
+                && let Some(name) = self.name(address)
+            {
+                found.push(format!("{word} is {name}"));
+            }
+        }
+        (!found.is_empty()).then(|| found.join(", "))
+    }
+}
