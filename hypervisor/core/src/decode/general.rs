@@ -35,10 +35,12 @@ impl Register {
     }
 }
 
-/// The same for each of the three decoders, whose types are distinct. `$wide`
-/// names the register classes that only 64-bit mode has.
+/// The same for each of the three decoders, whose types are distinct. The lists
+/// are the register classes and immediates that only 64-bit mode has; the
+/// numbers are the bytes of an address, without and with its size prefix.
 macro_rules! decoder {
-    ($module:ident, $isa:ident, $address:literal, $swapped:literal, [$($wide:ident),*]) => {
+    ($module:ident, $isa:ident, $address:literal, $swapped:literal,
+        [$($wide:ident),*], [$($long:ident),*]) => {
         mod $module {
             use super::*;
             use $isa::{InstDecoder, Instruction, Opcode, Operand, register_class};
@@ -81,6 +83,7 @@ macro_rules! decoder {
                     Operand::ImmediateU8 { imm } => i64::from(imm),
                     Operand::ImmediateU16 { imm } => i64::from(imm),
                     Operand::ImmediateU32 { imm } => i64::from(imm),
+                    $(Operand::$long { imm } => imm,)*
                     _ => return None,
                 };
                 Some(signed.cast_unsigned())
@@ -143,6 +146,6 @@ macro_rules! decoder {
     };
 }
 
-decoder!(bits16, real_mode, 2, 4, []);
-decoder!(bits32, protected_mode, 4, 2, []);
-decoder!(bits64, long_mode, 8, 4, [RB, Q]);
+decoder!(bits16, real_mode, 2, 4, [], []);
+decoder!(bits32, protected_mode, 4, 2, [], []);
+decoder!(bits64, long_mode, 8, 4, [RB, Q], [ImmediateI64]);

@@ -68,7 +68,7 @@ pub(super) fn entry_end(gpa: u64, level: u8, end: u64) -> u64 {
 
 /// Checks a guest-physical range and returns its end.
 pub(super) fn checked_end(gpa: u64, len: u64) -> Result<u64, MapError> {
-    if len == 0 || (gpa | len) % PAGE != 0 {
+    if len == 0 || !(gpa | len).is_multiple_of(PAGE) {
         return Err(MapError::Misaligned);
     }
     gpa.checked_add(len)
