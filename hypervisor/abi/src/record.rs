@@ -18,6 +18,10 @@ pub const MARK: u8 = 0x1e;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "std", derive(serde::Deserialize))]
 #[serde(rename_all = "kebab-case")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "made on the stack where it is printed, never stored in the hypervisor, which has no heap to box in"
+)]
 pub enum Record<S> {
     /// The hypervisor is up.
     Boot(Boot<S>),
