@@ -132,7 +132,12 @@ pub struct TerminalScreen {
     raw: bool,
     /// Whether Linux's last output did not end a line.
     middle: bool,
+    /// What of [`GRUB_CLEARS`] may still come.
+    prologue: &'static [u8],
 }
+
+/// What GRUB sends first on COM1: it would clear the user's screen.
+const GRUB_CLEARS: &[u8] = b"\x1b[H\x1b[J\x1b[1;1H";
 
 impl TerminalScreen {
     /// `raw`: the terminal is in raw mode and needs carriage returns.
@@ -142,6 +147,7 @@ impl TerminalScreen {
             colour: stdout().is_terminal(),
             raw,
             middle: false,
+            prologue: GRUB_CLEARS,
         }
     }
 
@@ -173,6 +179,16 @@ impl TerminalScreen {
 
 impl Screen for TerminalScreen {
     fn linux(&mut self, bytes: &[u8]) {
+        let mut bytes = bytes;
+        while let (Some((first, rest)), Some((expected, later))) =
+            (bytes.split_first(), self.prologue.split_first())
+        {
+            if first != expected {
+                self.prologue = &[];
+                break;
+            }
+            (bytes, self.prologue) = (rest, later);
+        }
         if let Some(last) = bytes.last() {
             self.middle = *last != b'\n';
         }
