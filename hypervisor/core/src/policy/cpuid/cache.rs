@@ -8,7 +8,7 @@ use super::{CpuidConfig, Regs, Vendor, filter};
 /// Leaves indexed per range; ranges start at multiples of 0x4000_0000.
 const LEAVES: usize = 64;
 const RANGES: usize = 4;
-const ENTRIES: usize = 224;
+const ENTRIES: usize = 320;
 /// Index of the entry for leaves that do not exist on AMD: zeros.
 const ZERO_SLOT: Slot = Slot {
     first: 0,
@@ -45,7 +45,7 @@ enum Fix {
 /// Where a leaf's entries are: subleaf `n` at `first + min(n, last)`.
 #[derive(Clone, Copy, Debug)]
 struct Slot {
-    first: u8,
+    first: u16,
     /// 0 for leaves that ignore ECX; otherwise the number of subleaves, whose
     /// entry is that of all further ones.
     last: u8,
@@ -83,7 +83,7 @@ impl fmt::Display for FillError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "CPUID leaf {:#x} does not fit the cache of {ENTRIES} entries",
+            "CPUID leaf {:#x} does not fit the cache of {ENTRIES} subleaves",
             self.leaf
         )
     }
@@ -194,7 +194,7 @@ impl CpuidCache {
         config: &CpuidConfig,
     ) -> Result<Slot, FillError> {
         let error = FillError { leaf };
-        let first = u8::try_from(self.used).map_err(|_| error)?;
+        let first = u16::try_from(self.used).map_err(|_| error)?;
         let mut push = |regs: Regs| -> Result<(), FillError> {
             *self.entries.get_mut(self.used).ok_or(error)? = regs;
             self.used += 1;
