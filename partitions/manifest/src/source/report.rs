@@ -150,10 +150,12 @@ impl Report {
     fn follows(&self, key: &str) -> bool {
         let mut told = self.errors.iter().map(|error| error.key.as_str());
         told.any(|told| {
+            let whole_table = !told.contains(['.', '[']);
             within(key, told)
                 || within(told, key)
                 || key == "linux.debug" && within(told, "linux.cpus")
-                || key.ends_with("].between") && (told.ends_with("].name") || within("linux", told))
+                || key == "partition" && whole_table
+                || key.ends_with("].between") && (told.ends_with("].name") || whole_table)
         })
     }
 

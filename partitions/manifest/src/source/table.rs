@@ -201,12 +201,14 @@ impl<'a> Field<'a> {
         let value = u32::from_str_radix(integer.as_str(), integer.radix()).ok();
         let value = value.filter(|value| (least..=most).contains(value));
         if value.is_none() {
+            let range = match integer.radix() {
+                16 => format!("{least:#x} to {most:#x}"),
+                _ => format!("{least} to {most}"),
+            };
+            let example = self.example;
             self.fail(
                 report,
-                format!(
-                    "{integer} is out of range; use {least} to {most}, as in {}",
-                    self.example
-                ),
+                format!("{integer} is out of range; use {range}, as in {example}"),
             );
         }
         value

@@ -1,5 +1,7 @@
 //! What the machine at hand must have.
 
+use cloister_abi::MAX_CORES;
+
 use super::limits::MIN_LINUX_MEMORY;
 use super::{Sink, first_error};
 use crate::cpuset::CpuSet;
@@ -52,7 +54,7 @@ pub fn validate_machine(manifest: &Manifest, machine: &Machine<'_>) -> Result<()
 }
 
 fn cores(manifest: &Manifest, machine: &Machine<'_>, sink: Sink<'_>) {
-    let exist: CpuSet = (0..machine.cores).collect();
+    let exist: CpuSet = (0..machine.cores.min(MAX_CORES)).collect();
     for_each_cpus(manifest, |owner, cpus| {
         let missing = cpus.difference(exist);
         if !missing.is_empty() {

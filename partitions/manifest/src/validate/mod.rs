@@ -10,11 +10,13 @@ pub(crate) mod machine;
 mod memory;
 mod names;
 mod ports;
+#[cfg(test)]
+mod tests;
+
+use cloister_abi::Dataplane;
 
 use crate::model::{Manifest, OnViolation};
 use crate::problem::{Problem, Severity};
-
-use cloister_abi::Dataplane;
 
 type Sink<'a> = &'a mut dyn FnMut(Problem);
 
