@@ -1,0 +1,264 @@
+//! The VMCS: its memory, and its fields typed by width and access.
+//!
+//! A field knows what may be done with it: exit information cannot be written,
+//! host state and what steers the processor is written by an `unsafe fn` only.
+//! Width and access are checked against the bits of the encoding (Intel SDM
+//! vol. 3, "Field Encoding in VMCS") when the constant is made, so a field
+//! that is declared wrongly does not compile.
+
+use core::arch::{asm, global_asm};
+use core::marker::PhantomData;
+
+use crate::arch::memory::FramePool;
+use crate::virt::Unsupported;
+
+/// Width of a field: how it is encoded, and what Rust type it has.
+pub(crate) trait Width {
+    /// Bits 14:13 of the encoding.
+    const CODE: u32;
+    /// Value of the field.
+    type Value: Copy;
+    /// To what VMWRITE takes.
+    fn widen(value: Self::Value) -> u64;
+    /// From what VMREAD gives; its upper bits are 0.
+    fn narrow(value: u64) -> Self::Value;
+}
+
+/// A 16-bit field.
+pub(crate) struct W16;
+/// A 32-bit field.
+pub(crate) struct W32;
+/// A 64-bit field.
+pub(crate) struct W64;
+/// A field as wide as an address.
+pub(crate) struct Natural;
+
+macro_rules! width {
+    ($width:ident, $code:literal, $value:ty) => {
+        impl Width for $width {
+            const CODE: u32 = $code;
+            type Value = $value;
+            #[inline(always)]
+            fn widen(value: $value) -> u64 {
+                value.into()
+            }
+            #[inline(always)]
+            #[allow(clippy::cast_possible_truncation, reason = "VMREAD zero-extends")]
+            fn narrow(value: u64) -> $value {
+                value as $value
+            }
+        }
+    };
+}
+width!(W16, 0, u16);
+width!(W64, 1, u64);
+width!(W32, 2, u32);
+width!(Natural, 3, u64);
+
+/// What may be done with a field.
+pub(crate) trait Access {
+    /// Bits 11:10 of the encoding.
+    const KIND: u32;
+}
+
+/// Exit information: written by the processor alone.
+pub(crate) struct ReadOnly;
+/// Guest state: a wrong value hurts the guest, or fails its entry.
+pub(crate) struct Guest;
+/// A control that concerns the guest alone (what to inject, read shadows).
+pub(crate) struct Injection;
+/// A control that decides what the guest can reach or when it is left.
+pub(crate) struct Control;
+/// Host state: what the processor becomes at an exit.
+pub(crate) struct Host;
+
+/// Fields that may be written without endangering the hypervisor.
+pub(crate) trait Harmless: Access {}
+/// Fields on which the hypervisor's integrity depends.
+pub(crate) trait Critical: Access {}
+
+impl Access for ReadOnly {
+    const KIND: u32 = 1;
+}
+impl Access for Guest {
+    const KIND: u32 = 2;
+}
+impl Access for Injection {
+    const KIND: u32 = 0;
+}
+impl Access for Control {
+    const KIND: u32 = 0;
+}
+impl Access for Host {
+    const KIND: u32 = 3;
+}
+impl Harmless for Guest {}
+impl Harmless for Injection {}
+impl Critical for Control {}
+impl Critical for Host {}
+
+/// A field of the VMCS.
+pub(crate) struct Field<W, A> {
+    encoding: u32,
+    kind: PhantomData<(W, A)>,
+}
+
+impl<W, A> Clone for Field<W, A> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<W, A> Copy for Field<W, A> {}
+
+impl<W: Width, A: Access> Field<W, A> {
+    /// The field with `encoding`.
+    pub(super) const fn new(encoding: u32) -> Self {
+        assert!(encoding >> 13 & 3 == W::CODE, "width");
+        assert!(encoding >> 10 & 3 == A::KIND, "access");
+        Self {
+            encoding,
+            kind: PhantomData,
+        }
+    }
+}
+
+/// A segment register's four fields, or of a table register base and limit.
+#[derive(Clone, Copy)]
+pub(crate) struct SegmentFields {
+    pub(super) selector: Field<W16, Guest>,
+    pub(super) base: Field<Natural, Guest>,
+    pub(super) limit: Field<W32, Guest>,
+    pub(super) access_rights: Field<W32, Guest>,
+}
+
+/// The current VMCS of this core. As long as one exists on a core no other is
+/// made there, and nothing but [`Vmcs::load`] executes VMPTRLD or VMCLEAR: so
+/// VMREAD and VMWRITE always reach it. It cannot leave its core.
+pub(crate) struct Vmcs {
+    not_send: PhantomData<*mut ()>,
+}
+
+const NO_CURRENT_VMCS: u64 = u64::MAX;
+
+impl Vmcs {
+    /// Makes a cleared VMCS of this core and makes it current.
+    ///
+    /// # Errors
+    /// When the pool is empty, a VMCS is current already, or the processor
+    /// refuses the region.
+    ///
+    /// # Safety
+    /// This core is in VMX root operation.
+    pub(super) unsafe fn load(pool: &FramePool, revision: u32) -> Result<Self, Unsupported> {
+        let mut current = 0_u64;
+        // SAFETY: VMX root operation; VMPTRST writes eight bytes.
+        unsafe { asm!("vmptrst [{}]", in(reg) &raw mut current, options(nostack)) };
+        if current != NO_CURRENT_VMCS {
+            return Err(Unsupported {
+                what: "this core already has a virtual core",
+                value: current,
+            });
+        }
+        let Some(region) = pool.page() else {
+            return Err(Unsupported {
+                what: "no memory left for a VMCS: raise [hypervisor] memory",
+                value: 0,
+            });
+        };
+        // SAFETY: a zeroed page is a valid array of integers.
+        let words: &'static mut [u32; 1024] = unsafe { region.leak() };
+        words[0] = revision;
+        let address = core::ptr::from_mut(words) as u64;
+        let (cleared, loaded): (u8, u8);
+        // SAFETY: VMX root operation; the region is ours for ever, a page, and
+        // carries the revision identifier (SDM vol. 3, "VMCS Data").
+        unsafe {
+            asm!("vmclear [{}]", "setnbe {}", in(reg) &raw const address, out(reg_byte) cleared);
+            asm!("vmptrld [{}]", "setnbe {}", in(reg) &raw const address, out(reg_byte) loaded);
+        }
+        if cleared == 0 || loaded == 0 {
+            return Err(Unsupported {
+                what: "VMCLEAR or VMPTRLD refuses the VMCS",
+                value: address,
+            });
+        }
+        Ok(Self {
+            not_send: PhantomData,
+        })
+    }
+
+    /// Reads a field.
+    #[inline(always)]
+    pub(super) fn read<W: Width, A: Access>(&self, field: Field<W, A>) -> W::Value {
+        let value: u64;
+        // SAFETY: a VMCS is current (see `Vmcs`); VMREAD changes no memory that
+        // Rust knows. If it fails control does not come back.
+        unsafe {
+            asm!(
+                "vmread {value}, {field:r}",
+                "jbe {failed}",
+                value = lateout(reg) value,
+                field = in(reg) field.encoding,
+                failed = sym cloister_vmx_instruction_failed,
+                options(nomem),
+            );
+        }
+        W::narrow(value)
+    }
+
+    /// Writes a field that cannot hurt the hypervisor.
+    #[inline(always)]
+    pub(super) fn write<W: Width, A: Harmless>(&self, field: Field<W, A>, value: W::Value) {
+        // SAFETY: the field concerns the guest alone.
+        unsafe { self.write_raw(field, value) }
+    }
+
+    /// Writes a control or host-state field.
+    ///
+    /// # Safety
+    /// With the new value the guest still cannot reach what is not its own,
+    /// and an exit leads into the hypervisor on this core's own tables.
+    #[inline(always)]
+    pub(super) unsafe fn write_critical<W: Width, A: Critical>(
+        &self,
+        field: Field<W, A>,
+        value: W::Value,
+    ) {
+        // SAFETY: the caller vouches for the value.
+        unsafe { self.write_raw(field, value) }
+    }
+
+    #[inline(always)]
+    unsafe fn write_raw<W: Width, A: Access>(&self, field: Field<W, A>, value: W::Value) {
+        // SAFETY: a VMCS is current; the caller vouches for the value.
+        unsafe {
+            asm!(
+                "vmwrite {field:r}, {value}",
+                "jbe {failed}",
+                value = in(reg) W::widen(value),
+                field = in(reg) field.encoding,
+                failed = sym cloister_vmx_instruction_failed,
+                options(nomem),
+            );
+        }
+    }
+}
+
+// VMREAD and VMWRITE jump here when CF or ZF is set (SDM vol. 3,
+// "Conventions": VMfail). RBP is still the frame of the function that did it.
+global_asm!(
+    "cloister_vmx_instruction_failed:",
+    "call {failed}",
+    "ud2",
+    failed = sym instruction_failed,
+);
+
+unsafe extern "C" {
+    fn cloister_vmx_instruction_failed() -> !;
+}
+
+/// Every field that Cloister uses exists on every processor that
+/// `Vendor::check` accepts, and the VMCS is current: a failure is our own bug.
+extern "sysv64" fn instruction_failed() -> ! {
+    panic!("VMREAD or VMWRITE failed: wrong field, or no current VMCS");
+}
