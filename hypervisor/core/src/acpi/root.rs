@@ -150,3 +150,7 @@ fn write_xsdt(root: &RootTables<'_>, xsdt: &mut [u8]) -> Option<()> {
     seal(xsdt);
     Some(())
 }
+
+#[cfg(test)]
+#[path = "root_tests.rs"]
+mod tests;

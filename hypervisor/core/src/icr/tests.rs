@@ -171,11 +171,11 @@ fn reached(ipi: &Ipi, sender: u32, core: &OwnCore) -> bool {
             LogicalId::Flat(id) => u32::from(id) & mda != 0,
             LogicalId::Cluster(id) => {
                 let clusters = mda == 0xff || mda >> 4 == u32::from(id) >> 4;
-                clusters && u32::from(id) % 16 & mda % 16 != 0
+                clusters && (u32::from(id) & mda) % 16 != 0
             }
             LogicalId::X2apic(id) => {
                 let clusters = mda == u32::MAX || mda >> 16 == id >> 16;
-                clusters && id % 0x10000 & mda % 0x10000 != 0
+                clusters && (id & mda) % 0x10000 != 0
             }
         },
     }

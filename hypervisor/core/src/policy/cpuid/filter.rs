@@ -110,8 +110,9 @@ const fn hidden(leaf: u32, subleaf: u32) -> Mask {
         (0x10 | 0x12 | 0x14 | 0x1b, _) => ALL,
         // SVM, IBS (samples hold physical addresses), SKINIT.
         (0x8000_0001, _) => [0, 0, bit(2) | bit(10) | bit(12), 0],
-        // INVLPGB reaches every core; MBE (bandwidth) is shared.
-        (0x8000_0008, _) => [0, bit(3) | bit(6) | bit(21), 0, 0],
+        // INVLPGB reaches every core; MBE (bandwidth) is shared; VIRT_SSBD is
+        // the MSR of a hypervisor below.
+        (0x8000_0008, _) => [0, bit(3) | bit(6) | bit(21) | bit(25), 0, 0],
         // SVM, IBS, memory encryption (the C-bit is the hypervisor's to
         // grant), bandwidth allocation.
         (0x8000_000a | 0x8000_001b | 0x8000_001f | 0x8000_0020, _) => ALL,
@@ -166,7 +167,6 @@ const fn hidden_from_partitions(leaf: u32, subleaf: u32) -> Mask {
                 | bit(18)
                 | bit(19)
                 | bit(24)
-                | bit(25)
                 | bit(26)
                 | bit(28),
             0,

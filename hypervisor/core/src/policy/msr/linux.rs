@@ -13,6 +13,8 @@ const PARAVIRTUAL: [RangeInclusive<u32>; 2] =
 const WRITES_DIRECT: &[RangeInclusive<u32>] = &[
     index::SPEC_CTRL..=index::PRED_CMD,
     index::SYSENTER_CS..=index::SYSENTER_EIP,
+    // XFD, XFD_ERR: extended feature disable, switched with the task.
+    0x1c4..=0x1c5,
     index::TSC_DEADLINE..=index::TSC_DEADLINE,
     // STAR, LSTAR, CSTAR, SFMASK. EFER, before them, never: on AMD its SVME
     // bit must stay set.
@@ -62,8 +64,9 @@ const WRITES_INTEL: &[RangeInclusive<u32>] = &[
     0x3f6..=0x3f7,
     0x4c1..=0x4c8,
     0x600..=0x600,
-    // UMWAIT_CONTROL, TSX_CTRL, MCU_OPT_CTRL.
+    // UMWAIT_CONTROL, TSX_FORCE_ABORT, TSX_CTRL, MCU_OPT_CTRL.
     0xe1..=0xe1,
+    0x10f..=0x10f,
     0x122..=0x123,
     index::FLUSH_CMD..=index::FLUSH_CMD,
     // P-state request, thermal interrupt, status and clock modulation of the
@@ -109,9 +112,10 @@ const WRITES_AMD: &[RangeInclusive<u32>] = &[
     0xc000_2000..=0xc000_2fff,
     0xc001_0044..=0xc001_004a,
     0xc001_0400..=0xc001_043f,
-    // MC4_MISC1 to 8; LBR select and DBG_EXTN_CFG.
+    // MC4_MISC1 to 8; LBR select and DBG_EXTN_CFG; the LBR stack.
     0xc000_0408..=0xc000_040f,
     0xc000_010e..=0xc000_010f,
+    0xc001_0300..=0xc001_031f,
     // HWCR; P-state control of the core; OS-visible workarounds; CPPC enable
     // and request.
     0xc001_0015..=0xc001_0015,

@@ -123,6 +123,7 @@ fn hot_writes_of_linux_do_not_exit() {
         0x174,
         0x175,
         0x176,
+        0x1c4,
         0x6e0,
         0x80b,
         0x838,
