@@ -17,8 +17,12 @@ use crate::arch::memory::FramePool;
 pub(crate) trait Vendor: Copy + Sync + 'static {
     /// `amd` or `intel`, as in reports.
     const NAME: &'static str;
+    /// The maker, as the policies of the core crate name it.
+    const POLICY: cloister_core::policy::Vendor;
     /// Value of `PartitionInfo::vendor`: which hypercall instruction to use.
     const HYPERCALL: u32;
+    /// Whether guests may read and write the PAT MSR itself.
+    const PAT_DIRECT: bool;
     /// Entry format of the nested page table.
     type Format: Format;
     /// MSR and I/O permission maps of one guest.
@@ -41,6 +45,16 @@ pub(crate) trait Vendor: Copy + Sync + 'static {
     /// # Safety
     /// [`Vendor::check`] returned `Ok` on this core; no vCPU exists on it yet.
     unsafe fn enable(pool: &FramePool) -> Result<(), Unsupported>;
+
+    /// Waits in the hypervisor for an NMI, on a core that has been enabled
+    /// (`arch::cpu::wait_for_nmi`; on AMD with GIF set around it). Returns at
+    /// once if one has been noted and not taken.
+    fn wait_for_nmi();
+
+    /// Lets one pending external interrupt into the hypervisor, on a core that
+    /// has been enabled (`arch::cpu::open_interrupt_window`); `percpu` notes
+    /// its vector. RFLAGS.IF, and GIF on AMD, are off again afterwards.
+    fn drain_interrupt();
 }
 
 /// Why this machine cannot run Cloister.

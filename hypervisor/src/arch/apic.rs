@@ -1,0 +1,269 @@
+//! This core's local APIC, in whichever mode it is (Intel SDM vol. 3,
+//! "Advanced Programmable Interrupt Controller"; AMD APM vol. 2, ch. 16).
+
+use x86::msr::IA32_APIC_BASE;
+
+use crate::arch::{cpu, msr, percpu};
+
+/// IA32_APIC_BASE: x2APIC mode.
+pub(crate) const BASE_X2APIC: u64 = 1 << 10;
+/// IA32_APIC_BASE: address bits.
+const BASE_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// Registers, as xAPIC offsets; in x2APIC mode the MSR is
+/// `0x800 + offset / 16`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub(crate) enum Register {
+    Id = 0x20,
+    Eoi = 0xb0,
+    LogicalDestination = 0xd0,
+    DestinationFormat = 0xe0,
+    SpuriousVector = 0xf0,
+    InService = 0x100,
+    Request = 0x200,
+    LvtCmci = 0x2f0,
+    Icr = 0x300,
+    IcrHigh = 0x310,
+    LvtTimer = 0x320,
+    LvtThermal = 0x330,
+    LvtPerformance = 0x340,
+    LvtLint0 = 0x350,
+    LvtLint1 = 0x360,
+    LvtError = 0x370,
+    TimerInitialCount = 0x380,
+}
+
+/// LVT entry: masked.
+pub(crate) const LVT_MASKED: u32 = 1 << 16;
+/// ICR: delivery mode NMI, level assert.
+const ICR_NMI: u32 = 0x4400;
+/// ICR: delivery mode INIT, level assert.
+const ICR_INIT: u32 = 0x4500;
+/// ICR: delivery mode start-up, level assert.
+const ICR_STARTUP: u32 = 0x4600;
+/// ICR: delivery status, send pending (xAPIC only).
+const ICR_PENDING: u32 = 1 << 12;
+
+/// This core's IA32_APIC_BASE.
+pub(crate) fn base() -> u64 {
+    // SAFETY: every processor with long mode has this MSR.
+    unsafe { msr::read(IA32_APIC_BASE) }
+}
+
+fn is_x2apic(base: u64) -> bool {
+    base & BASE_X2APIC != 0
+}
+
+const fn x2apic_msr(offset: u16) -> u32 {
+    0x800 + (offset as u32 >> 4)
+}
+
+fn mmio(base: u64, offset: u16) -> *mut u32 {
+    ((base & BASE_ADDRESS) + u64::from(offset)) as *mut u32
+}
+
+fn read_at(offset: u16) -> u32 {
+    let base = base();
+    if is_x2apic(base) {
+        #[expect(clippy::cast_possible_truncation, reason = "32-bit register")]
+        // SAFETY: in x2APIC mode the register's MSR exists.
+        return unsafe { msr::read(x2apic_msr(offset)) as u32 };
+    }
+    // SAFETY: the APIC page is mapped uncached at its own address.
+    unsafe { mmio(base, offset).read_volatile() }
+}
+
+/// Reads `register`.
+pub(crate) fn read(register: Register) -> u32 {
+    read_at(register as u16)
+}
+
+/// Writes `register`.
+///
+/// # Safety
+/// What it causes (an interrupt, an IPI) is what the machine's owner wants.
+pub(crate) unsafe fn write(register: Register, value: u32) {
+    // SAFETY: see `write_at`.
+    unsafe { write_at(register as u16, value) }
+}
+
+/// Writes the register at xAPIC offset `offset` (a multiple of 16 below
+/// 0x400).
+///
+/// # Safety
+/// As [`write`].
+pub(crate) unsafe fn write_at(offset: u16, value: u32) {
+    let base = base();
+    // SAFETY: mapped, or the MSR exists; the caller vouches for the effect.
+    unsafe {
+        if is_x2apic(base) {
+            msr::write(x2apic_msr(offset), u64::from(value));
+        } else {
+            mmio(base, offset).write_volatile(value);
+        }
+    }
+}
+
+/// This core's APIC ID.
+pub(crate) fn id() -> u32 {
+    let base = base();
+    let raw = read(Register::Id);
+    if is_x2apic(base) { raw } else { raw >> 24 }
+}
+
+/// Sends an IPI with ICR low word `low` to `destination` (physical mode), or
+/// to whom the shorthand in `low` names. The xAPIC's destination register is
+/// left as it was found: it is a guest's.
+///
+/// # Safety
+/// The receiver expects it.
+pub(crate) unsafe fn send(destination: u32, low: u32) {
+    let base = base();
+    // SAFETY: registers exist as above; the caller vouches for the receiver.
+    unsafe {
+        if is_x2apic(base) {
+            msr::write(
+                x2apic_msr(Register::Icr as u16),
+                u64::from(destination) << 32 | u64::from(low),
+            );
+            return;
+        }
+        let high = mmio(base, Register::IcrHigh as u16);
+        let icr = mmio(base, Register::Icr as u16);
+        wait_until_sent(icr);
+        let guest = high.read_volatile();
+        high.write_volatile(destination << 24);
+        icr.write_volatile(low);
+        wait_until_sent(icr);
+        high.write_volatile(guest);
+    }
+}
+
+/// # Safety
+/// `icr` is the mapped ICR.
+unsafe fn wait_until_sent(icr: *mut u32) {
+    for _ in 0..100_000 {
+        // SAFETY: the caller's.
+        if unsafe { icr.read_volatile() } & ICR_PENDING == 0 {
+            return;
+        }
+        cpu::pause();
+    }
+}
+
+/// Kicks the core with APIC ID `destination` by an NMI.
+pub(crate) fn send_nmi(destination: u32) {
+    // SAFETY: every core that runs has an NMI handler, in the hypervisor or by
+    // intercept.
+    unsafe { send(destination, ICR_NMI) };
+}
+
+/// Sends INIT to a core.
+///
+/// # Safety
+/// The core is not running anything.
+pub(crate) unsafe fn send_init(destination: u32) {
+    // SAFETY: the caller vouches for the receiver.
+    unsafe { send(destination, ICR_INIT) };
+}
+
+/// Sends a start-up IPI: the core begins at `page`, a page below 1 MiB.
+///
+/// # Safety
+/// Code that may run in real mode is at `page`.
+pub(crate) unsafe fn send_startup(destination: u32, page: u64) {
+    let vector = u32::try_from(page >> 12).unwrap_or(0) & 0xff;
+    // SAFETY: the caller vouches for the receiver.
+    unsafe { send(destination, ICR_STARTUP | vector) };
+}
+
+/// The lowest vector that is set in the 256 bits from `register` on.
+fn lowest(register: Register) -> Option<u8> {
+    (0..8_u16).find_map(|word| {
+        let bits = read_at(register as u16 + word * 16);
+        u8::try_from(u32::from(word) * 32 + bits.trailing_zeros()).ok().filter(|_| bits != 0)
+    })
+}
+
+/// How many bits are set in the 256 bits from `register` on.
+fn count(register: Register) -> u32 {
+    (0..8_u16).map(|word| read_at(register as u16 + word * 16).count_ones()).sum()
+}
+
+/// A vector that is in service.
+pub(crate) fn in_service() -> Option<u8> {
+    lowest(Register::InService)
+}
+
+/// A vector that waits for delivery.
+pub(crate) fn pending() -> Option<u8> {
+    lowest(Register::Request)
+}
+
+/// Vectors that wait or are in service.
+pub(crate) fn interrupts_seen() -> u32 {
+    count(Register::Request) + count(Register::InService)
+}
+
+/// Handler of all external interrupts: a core has let one in.
+pub(crate) fn note_taken(vector: u64) {
+    let vector = vector.to_le_bytes()[0];
+    if !percpu::this().note_interrupt(vector) {
+        // SAFETY: the interrupt in service is the one being handled.
+        unsafe { write(Register::Eoi, 0) };
+    }
+}
+
+/// The LVT entries that this APIC has, from its version register.
+fn lvts() -> impl Iterator<Item = Register> {
+    let highest = read_at(0x30) >> 16 & 0xff;
+    [
+        (0, Register::LvtTimer),
+        (1, Register::LvtLint0),
+        (2, Register::LvtLint1),
+        (3, Register::LvtError),
+        (4, Register::LvtPerformance),
+        (5, Register::LvtThermal),
+        (6, Register::LvtCmci),
+    ]
+    .into_iter()
+    .filter(move |&(index, _)| index <= highest)
+    .map(|(_, register)| register)
+}
+
+/// An LVT entry other than the timer that is not masked.
+pub(crate) fn live_lvt() -> Option<Register> {
+    lvts().find(|&lvt| lvt != Register::LvtTimer && read(lvt) & LVT_MASKED == 0)
+}
+
+/// Whether the timer can fire: not masked, and armed.
+pub(crate) fn timer_armed() -> bool {
+    const DEADLINE_MODE: u32 = 2 << 17;
+    let lvt = read(Register::LvtTimer);
+    if lvt & LVT_MASKED != 0 {
+        return false;
+    }
+    if lvt & (3 << 17) == DEADLINE_MODE {
+        // SAFETY: the mode exists only where the MSR does.
+        return unsafe { msr::read(x86::msr::IA32_TSC_DEADLINE) } != 0;
+    }
+    read(Register::TimerInitialCount) != 0
+}
+
+/// Masks every LVT entry, disarms the timer, and keeps the APIC enabled so
+/// that NMIs arrive: for a core whose partition has no APIC.
+///
+/// # Safety
+/// No guest uses this core's APIC.
+pub(crate) unsafe fn silence() {
+    const SOFTWARE_ENABLE: u32 = 1 << 8;
+    // SAFETY: the APIC is the hypervisor's (the caller's promise).
+    unsafe {
+        for lvt in lvts() {
+            write(lvt, read(lvt) | LVT_MASKED);
+        }
+        write(Register::TimerInitialCount, 0);
+        write(Register::SpuriousVector, SOFTWARE_ENABLE | 0xff);
+    }
+}

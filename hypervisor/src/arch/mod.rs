@@ -1,0 +1,13 @@
+//! The machine underneath: instructions, MSRs, descriptor tables, paging, the
+//! local APIC, the console UART. Most `unsafe` of the hypervisor is here.
+
+pub(crate) mod apic;
+pub(crate) mod console;
+pub(crate) mod cpu;
+pub(crate) mod fault;
+pub(crate) mod memory;
+pub(crate) mod msr;
+pub(crate) mod paging;
+pub(crate) mod percpu;
+pub(crate) mod tables;
+pub(crate) mod uart;

@@ -1,0 +1,209 @@
+//! What cores know of each other: numbers, requests, counters. Everything here
+//! is neutral between vendors and shared through atomics.
+
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use cloister_abi::trace::TraceRing;
+use cloister_abi::{CoreCounters, MAX_CORES};
+use spin::Once;
+
+use crate::arch::{apic, cpu};
+
+/// What one core may ask of another. The receiver is kicked by an NMI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Request {
+    /// Bring counters up to date, then go on.
+    Sync = 1 << 0,
+    /// Leave the guest and wait.
+    Stop = 1 << 1,
+    /// Start the partition's program from its pristine image.
+    Start = 1 << 2,
+    /// INIT from another core of the same guest.
+    Init = 1 << 3,
+    /// A start-up IPI from another core of the same guest.
+    Sipi = 1 << 4,
+}
+
+/// Requests taken at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Requests(u32);
+
+impl Requests {
+    /// Whether `request` is among them.
+    pub(crate) fn has(self, request: Request) -> bool {
+        self.0 & request as u32 != 0
+    }
+
+    /// Whether there is none.
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// The shared side of one core.
+pub(crate) struct CoreShared {
+    apic_id: AtomicU32,
+    requests: AtomicU32,
+    served: AtomicU64,
+    /// Kicks whose requests were found before they arrived.
+    owed: AtomicU32,
+    sipi_vector: AtomicU8,
+    /// The guest's logical destination and destination format registers.
+    logical: AtomicU32,
+    format: AtomicU32,
+    /// The core is inside its guest loop (not parked).
+    running: AtomicBool,
+    counters: Once<&'static CoreCounters>,
+    trace: Once<TraceSlot>,
+}
+
+/// Address of a core's trace ring: written by that core alone, read by the
+/// report with volatile reads.
+pub(crate) struct TraceSlot(*mut TraceRing);
+
+// SAFETY: the pointer is handed out only by `trace`, whose contract is the one
+// of `TraceRing`: one writer, readers that check sequence numbers.
+unsafe impl Send for TraceSlot {}
+// SAFETY: as above.
+unsafe impl Sync for TraceSlot {}
+
+static CORES: [CoreShared; MAX_CORES] = [const { CoreShared::new() }; MAX_CORES];
+
+/// The shared side of core `number`; of core 0 if there is no such core.
+pub(crate) fn core(number: usize) -> &'static CoreShared {
+    CORES.get(number).unwrap_or(&CORES[0])
+}
+
+impl CoreShared {
+    const fn new() -> Self {
+        Self {
+            apic_id: AtomicU32::new(0),
+            requests: AtomicU32::new(0),
+            served: AtomicU64::new(0),
+            owed: AtomicU32::new(0),
+            sipi_vector: AtomicU8::new(0),
+            logical: AtomicU32::new(0),
+            format: AtomicU32::new(u32::MAX),
+            running: AtomicBool::new(false),
+            counters: Once::new(),
+            trace: Once::new(),
+        }
+    }
+
+    /// Sets what is known at boot.
+    pub(crate) fn set_up(
+        &self,
+        apic_id: u32,
+        counters: &'static CoreCounters,
+        trace: *mut TraceRing,
+    ) {
+        self.apic_id.store(apic_id, Ordering::Relaxed);
+        self.counters.call_once(|| counters);
+        self.trace.call_once(|| TraceSlot(trace));
+    }
+
+    /// LDR and DFR of its xAPIC, as its guest set them.
+    pub(crate) fn logical(&self) -> (u32, u32) {
+        (self.logical.load(Ordering::Relaxed), self.format.load(Ordering::Relaxed))
+    }
+
+    /// Remembers what the guest writes to LDR (`Some`) or DFR.
+    pub(crate) fn set_logical(&self, ldr: Option<u32>, dfr: Option<u32>) {
+        if let Some(ldr) = ldr {
+            self.logical.store(ldr, Ordering::Relaxed);
+        }
+        if let Some(dfr) = dfr {
+            self.format.store(dfr, Ordering::Relaxed);
+        }
+    }
+
+    /// Local APIC ID.
+    pub(crate) fn apic_id(&self) -> u32 {
+        self.apic_id.load(Ordering::Relaxed)
+    }
+
+    /// Its counters; `None` for a core that this machine does not have.
+    pub(crate) fn counters(&self) -> Option<&'static CoreCounters> {
+        self.counters.get().copied()
+    }
+
+    /// Its trace ring.
+    pub(crate) fn trace(&self) -> Option<*mut TraceRing> {
+        self.trace.get().map(|slot| slot.0)
+    }
+
+    /// Whether the core is in its guest loop.
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.load(Ordering::Acquire)
+    }
+
+    /// The core says whether it is in its guest loop.
+    pub(crate) fn set_running(&self, running: bool) {
+        self.running.store(running, Ordering::Release);
+    }
+
+    /// Posts `request` and kicks the core. While a request waits, its kick is
+    /// on its way, so another needs none: one NMI for each time that requests
+    /// are taken.
+    pub(crate) fn ask(&self, request: Request) {
+        if self.requests.fetch_or(request as u32, Ordering::SeqCst) == 0 {
+            apic::send_nmi(self.apic_id());
+        }
+    }
+
+    /// Posts a start-up IPI.
+    pub(crate) fn ask_sipi(&self, vector: u8) {
+        self.sipi_vector.store(vector, Ordering::SeqCst);
+        self.ask(Request::Sipi);
+    }
+
+    /// Vector of the last start-up IPI.
+    pub(crate) fn sipi_vector(&self) -> u8 {
+        self.sipi_vector.load(Ordering::SeqCst)
+    }
+
+    /// Whether a request waits.
+    pub(crate) fn has_requests(&self) -> bool {
+        self.requests.load(Ordering::SeqCst) != 0
+    }
+
+    /// Takes all requests. The core itself calls this.
+    pub(crate) fn take(&self) -> Requests {
+        Requests(self.requests.swap(0, Ordering::SeqCst))
+    }
+
+    /// The core took requests that it found without having been kicked: their
+    /// kick is still to come.
+    pub(crate) fn owe_kick(&self) {
+        self.owed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether an NMI without a request is the kick of requests that have been
+    /// taken already.
+    pub(crate) fn is_late_kick(&self) -> bool {
+        let owed = self.owed.load(Ordering::Relaxed);
+        self.owed.store(owed.saturating_sub(1), Ordering::Relaxed);
+        owed != 0
+    }
+
+    /// The core has done what it took.
+    pub(crate) fn note_served(&self) {
+        self.served.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Asks and waits until the core has served it, at most about `cycles` TSC
+    /// cycles. Says whether it did.
+    pub(crate) fn ask_and_wait(&self, request: Request, cycles: u64) -> bool {
+        let before = self.served.load(Ordering::SeqCst);
+        self.ask(request);
+        let start = cpu::tsc();
+        while self.served.load(Ordering::SeqCst) == before {
+            if cpu::tsc().wrapping_sub(start) > cycles {
+                return false;
+            }
+            cpu::pause();
+        }
+        true
+    }
+}

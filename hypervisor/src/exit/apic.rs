@@ -1,0 +1,183 @@
+//! What guests write to the local APIC: xAPIC pages are mapped read-only, and
+//! of an x2APIC only the ICR exits. Every IPI is checked against the sender's
+//! own cores; INIT and start-up are emulated.
+
+use cloister_abi::Reason;
+use cloister_core::decode::{self, Mode};
+use cloister_core::icr::{DeliveryMode, Destination, Ipi, LogicalId, OwnCore, resolve};
+use cloister_core::walk;
+
+use crate::arch::apic::{self as hardware, Register};
+use crate::cores::{self, Request};
+use crate::exit::Served;
+use crate::partition::backtrace;
+use crate::partition::load::APIC_PAGE;
+use crate::report;
+use crate::run::Core;
+use crate::virt::{Access, Event, GuestKind, Vcpu, Vendor};
+
+/// Whether a nested page fault is a write to the APIC page by a guest that has
+/// one.
+#[inline]
+pub(crate) fn is_write<V: Vendor>(core: &Core<V>, gpa: u64, access: Access) -> bool {
+    gpa & !0xfff == APIC_PAGE
+        && access == Access::Write
+        && core.partition.is_none_or(|partition| partition.config.apic)
+}
+
+/// Bytes of the guest's instruction, and how to read them.
+pub(crate) struct Code {
+    bytes: [u8; decode::MAX_LENGTH],
+    length: usize,
+    pub(crate) mode: Mode,
+}
+
+impl Code {
+    /// The bytes that could be read.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or(&[])
+    }
+}
+
+/// Fetches the instruction at the guest's RIP: what hardware has kept of it,
+/// or through the guest's own page tables.
+pub(crate) fn fetch<V: Vendor>(core: &mut Core<V>) -> Option<Code> {
+    const PAGE: u64 = 4096;
+    let guest_mode = core.vcpu.mode();
+    let mode = match (guest_mode.cs_long, guest_mode.cs_default) {
+        (true, _) => Mode::Bits64,
+        (false, true) => Mode::Bits32,
+        (false, false) => Mode::Bits16,
+    };
+    let mut code = Code { bytes: [0; decode::MAX_LENGTH], length: 0, mode };
+    let assisted = core.vcpu.instruction_bytes();
+    if !assisted.is_empty() {
+        for (to, from) in code.bytes.iter_mut().zip(assisted) {
+            *to = *from;
+            code.length += 1;
+        }
+        return Some(code);
+    }
+    let base = if guest_mode.cs_long { 0 } else { guest_mode.cs_base };
+    let start = base.wrapping_add(core.vcpu.rip());
+    let access = walk::Access { user: guest_mode.cpl == 3, ..walk::Access::FETCH };
+    while code.length < decode::MAX_LENGTH {
+        let address = start.wrapping_add(code.length as u64);
+        let Some(gpa) = backtrace::translate(core.guest, &guest_mode, address, access) else {
+            break;
+        };
+        let room = usize::try_from(PAGE - gpa % PAGE).unwrap_or(0);
+        let wanted = room.min(decode::MAX_LENGTH - code.length);
+        let Some(to) = code.bytes.get_mut(code.length..code.length + wanted) else { break };
+        let read = core.guest.read(gpa, to);
+        code.length += read;
+        if read < wanted {
+            break;
+        }
+    }
+    (code.length > 0).then_some(code)
+}
+
+/// Serves a write to the xAPIC page.
+pub(crate) fn write<V: Vendor>(core: &mut Core<V>, gpa: u64) -> Served {
+    let store = fetch(core).and_then(|code| {
+        let gpr = core.vcpu.registers().gpr;
+        decode::store(code.bytes(), code.mode, &gpr).ok()
+    });
+    let offset = u16::try_from(gpa & 0xfff).unwrap_or(0);
+    match store {
+        // The registers are 32 bits wide, 16 bytes apart (Intel SDM vol. 3,
+        // "Local APIC Register Address Map").
+        Some(store) if store.width == 4 && offset % 16 == 0 => {
+            #[expect(clippy::cast_possible_truncation, reason = "four bytes were written")]
+            register(core, offset, store.value as u32);
+            core.vcpu.skip_by(store.length);
+        }
+        _ => {
+            report::refused(core, Reason::ApicWrite, format_args!("apic offset {offset:#x}"));
+            core.vcpu.inject(Event::GP);
+        }
+    }
+    Served::resume(Reason::ApicWrite)
+}
+
+fn register<V: Vendor>(core: &mut Core<V>, offset: u16, value: u32) {
+    const ICR: u16 = Register::Icr as u16;
+    const LDR: u16 = Register::LogicalDestination as u16;
+    const DFR: u16 = Register::DestinationFormat as u16;
+    match offset {
+        ICR => {
+            let high = hardware::read(Register::IcrHigh);
+            send(core, &Ipi::from_xapic(high, value));
+            return;
+        }
+        LDR => core.shared.set_logical(Some(value), None),
+        DFR => core.shared.set_logical(None, Some(value)),
+        _ => {}
+    }
+    // SAFETY: all other registers concern the writer's own core alone.
+    unsafe { hardware::write_at(offset, value) };
+}
+
+/// Serves a write of `value` to the x2APIC ICR.
+pub(crate) fn x2apic_icr<V: Vendor>(core: &mut Core<V>, value: u64) {
+    send(core, &Ipi::from_x2apic(value));
+}
+
+/// Sends `ipi` to those of its targets that are the sender's own.
+fn send<V: Vendor>(core: &mut Core<V>, ipi: &Ipi) {
+    let x2apic = hardware::base() & hardware::BASE_X2APIC != 0;
+    let own = core.guest.cpus.iter().map(|number| {
+        let shared = cores::core(number);
+        let apic_id = shared.apic_id();
+        let (ldr, dfr) = shared.logical();
+        let logical = if x2apic {
+            LogicalId::from_x2apic_id(apic_id)
+        } else {
+            LogicalId::from_xapic(ldr, dfr)
+        };
+        OwnCore { apic_id, logical }
+    });
+    let sender = core.shared.apic_id();
+    let resolution = resolve(ipi, sender, own);
+    if resolution.foreign {
+        report::refused(core, Reason::ApicWrite, format_args!("ipi {ipi:?} beyond its own cores"));
+    }
+    for index in resolution.indices() {
+        let Some(number) = core.guest.cpus.iter().nth(index) else { continue };
+        deliver(core, ipi, number);
+    }
+}
+
+fn deliver<V: Vendor>(core: &mut Core<V>, ipi: &Ipi, number: usize) {
+    const SHORTHAND_SELF: u32 = 1 << 18;
+    let target = cores::core(number);
+    let is_self = number == core.number;
+    match ipi.mode {
+        DeliveryMode::Init { deassert: false } if is_linux(core) && !is_self => {
+            target.ask(Request::Init);
+        }
+        DeliveryMode::StartUp if is_linux(core) && !is_self => {
+            // Hardware ignores a start-up IPI to a core that runs.
+            if !target.is_running() || target.has_requests() {
+                target.ask_sipi(ipi.vector);
+            }
+        }
+        DeliveryMode::Init { .. } => {}
+        _ => match ipi.hardware_low() {
+            // SAFETY: a vector or NMI for the sender's own guest.
+            Some(low) if is_self && ipi.destination == Destination::SelfOnly => unsafe {
+                hardware::write(Register::Icr, low | SHORTHAND_SELF);
+            },
+            // SAFETY: as above.
+            Some(low) => unsafe { hardware::send(target.apic_id(), low) },
+            None => {
+                report::refused(core, Reason::ApicWrite, format_args!("ipi {:?}", ipi.mode));
+            }
+        },
+    }
+}
+
+fn is_linux<V: Vendor>(core: &Core<V>) -> bool {
+    core.guest.kind == GuestKind::Linux
+}

@@ -1,0 +1,88 @@
+//! CPUID: answered from a table that each core filled at boot.
+
+use core::arch::x86_64::__cpuid_count;
+
+use cloister_abi::Reason;
+use cloister_core::policy::cpuid::{CpuidCache, CpuidConfig, Dynamic, FillError, Regs};
+use cloister_core::policy::Guest as PolicyGuest;
+use raw_cpuid::CpuId;
+
+use crate::arch::cpu;
+use crate::exit::Served;
+use crate::guest::Guest;
+use crate::partition::Partition;
+use crate::run::Core;
+use crate::system::System;
+use crate::virt::{Vcpu, Vendor, reg};
+
+/// The guest, as policies name it.
+pub(crate) fn policy_guest<V: Vendor>(partition: Option<&Partition<V>>) -> PolicyGuest {
+    match partition {
+        Some(partition) => PolicyGuest::Partition { apic: partition.config.apic },
+        None => PolicyGuest::Linux,
+    }
+}
+
+/// Fills this core's table.
+///
+/// # Errors
+/// When the processor has more leaves than the table holds.
+pub(crate) fn cache<V: Vendor>(
+    system: &System<V>,
+    _guest: &Guest<V>,
+    partition: Option<&Partition<V>>,
+) -> Result<&'static CpuidCache, FillError> {
+    const PAGES: u64 = (size_of::<CpuidCache>() as u64).div_ceil(4096);
+    let Some(frame) = system.pool.pages(PAGES, 4096) else {
+        return Err(FillError { leaf: 0 });
+    };
+    // SAFETY: the table is made of integers and booleans, for which zero is
+    // valid.
+    let cache: &'static mut CpuidCache = unsafe { frame.leak() };
+    let config = CpuidConfig {
+        guest: policy_guest(partition),
+        x2apic: true,
+        xapic_locked: crate::exit::msr::xapic_locked(),
+    };
+    let execute = |leaf, subleaf| {
+        let regs = __cpuid_count(leaf, subleaf);
+        Regs { eax: regs.eax, ebx: regs.ebx, ecx: regs.ecx, edx: regs.edx }
+    };
+    cache.fill(execute, &config)?;
+    Ok(cache)
+}
+
+/// TSC frequency in Hz where CPUID tells it, else 0.
+pub(crate) fn tsc_hz() -> u64 {
+    CpuId::new().get_tsc_info().and_then(|info| info.tsc_frequency()).unwrap_or(0)
+}
+
+/// Serves CPUID.
+#[inline]
+pub(crate) fn serve<V: Vendor>(core: &mut Core<V>) -> Served {
+    let registers = core.vcpu.registers();
+    #[expect(clippy::cast_possible_truncation, reason = "CPUID reads EAX and ECX")]
+    let (leaf, subleaf) = (registers.gpr[reg::RAX] as u32, registers.gpr[reg::RCX] as u32);
+    let vcpu = &core.vcpu;
+    let result = core.cpuid.lookup(leaf, subleaf, || dynamic(vcpu));
+    let registers = core.vcpu.registers();
+    registers.gpr[reg::RAX] = u64::from(result.eax);
+    registers.gpr[reg::RBX] = u64::from(result.ebx);
+    registers.gpr[reg::RCX] = u64::from(result.ecx);
+    registers.gpr[reg::RDX] = u64::from(result.edx);
+    core.vcpu.skip();
+    Served::resume(Reason::Cpuid)
+}
+
+/// Control registers that CPUID shows. XCR0 and IA32_XSS are the guest's own
+/// while the hypervisor runs, which does not use them.
+fn dynamic<V: Vcpu>(vcpu: &V) -> Dynamic {
+    const OSXSAVE: u64 = 1 << 18;
+    let cr4 = vcpu.mode().cr4;
+    // SAFETY: XGETBV wants the CR4 of the hypervisor, which sets OSXSAVE where
+    // the processor has XSAVE (`main`).
+    let xcr0 = if cpu::cr4() & OSXSAVE != 0 { unsafe { cpu::xgetbv(0) } } else { 0 };
+    // SAFETY: a missing MSR reads as nothing.
+    let xss = unsafe { crate::arch::msr::try_read(0xda0) }.unwrap_or(0);
+    Dynamic { cr4, xcr0, xss }
+}

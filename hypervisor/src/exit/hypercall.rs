@@ -1,0 +1,49 @@
+//! Hypercalls: `cloister_abi::hypercall`.
+
+use cloister_abi::hypercall::Error;
+use cloister_abi::{Hypercall, Reason};
+
+use crate::exit::{Next, Served};
+use crate::partition::{dataplane, life};
+use crate::report;
+use crate::run::Core;
+use crate::virt::{Event, Vcpu, Vendor, reg};
+
+/// Whether the call that exited is `set_dataplane`, from ring 0.
+pub(crate) fn is_set_dataplane<V: Vendor>(core: &mut Core<V>) -> bool {
+    core.vcpu.registers().gpr[reg::RAX] == Hypercall::SetDataplane as u64
+        && core.vcpu.mode().cpl == 0
+}
+
+/// Serves a hypercall.
+pub(crate) fn serve<V: Vendor>(core: &mut Core<V>) -> Served {
+    const REASON: Reason = Reason::Hypercall;
+    if core.vcpu.mode().cpl != 0 {
+        report::refused(core, REASON, format_args!("hypercall from user mode"));
+        core.vcpu.inject(Event::UD);
+        return Served::resume(REASON);
+    }
+    let number = core.vcpu.registers().gpr[reg::RAX];
+    let argument = core.vcpu.registers().gpr[reg::RDI];
+    let mut next = Next::Resume;
+    let result = match (Hypercall::from_number(number), core.partition) {
+        (Some(Hypercall::Null), _) => 0,
+        (Some(Hypercall::SetDataplane), Some(partition)) => {
+            let (result, then) = dataplane::set(core, partition, argument);
+            next = then;
+            result
+        }
+        (Some(Hypercall::ConsoleFlush), Some(partition)) => {
+            report::drain(partition);
+            0
+        }
+        (Some(Hypercall::Finish), Some(partition)) => {
+            next = life::finish(partition, argument);
+            0
+        }
+        (None, _) | (Some(_), None) => Error::UnknownCall as i64,
+    };
+    core.vcpu.registers().gpr[reg::RAX] = result.cast_unsigned();
+    core.vcpu.skip();
+    Served { reason: REASON, next }
+}

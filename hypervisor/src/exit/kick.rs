@@ -1,0 +1,42 @@
+//! NMIs: a kick by another core of the hypervisor, or a real one.
+
+use cloister_abi::Reason;
+
+use crate::arch::percpu;
+use crate::cores::Request;
+use crate::exit::{Next, Served};
+use crate::run::Core;
+use crate::virt::{Event, GuestKind, Vcpu, Vendor};
+
+/// An NMI arrived. With a request in the mailbox it is a kick; without one it
+/// is the late kick of a request that has been served already, or real, and
+/// then passed on.
+pub(crate) fn nmi<V: Vendor>(core: &mut Core<V>) -> Served {
+    percpu::this().take_nmi();
+    if core.shared.has_requests() {
+        return Served { reason: Reason::Kick, next: serve(core) };
+    }
+    if core.shared.is_late_kick() {
+        return Served::resume(Reason::Kick);
+    }
+    core.vcpu.inject(Event::Nmi);
+    Served::resume(Reason::Nmi)
+}
+
+/// Serves what other cores ask of this one.
+pub(crate) fn serve<V: Vendor>(core: &mut Core<V>) -> Next {
+    let requests = core.shared.take();
+    core.update_interrupts();
+    let mut next = Next::Resume;
+    if requests.has(Request::Stop) {
+        next = Next::Park;
+    }
+    if requests.has(Request::Init) && core.guest.kind == GuestKind::Linux {
+        next = Next::Park;
+    }
+    // A start-up IPI to a core that runs is ignored, as by hardware; one right
+    // behind an INIT is for the core that is parked then.
+    core.start_up_next = requests.has(Request::Init) && requests.has(Request::Sipi);
+    core.shared.note_served();
+    next
+}

@@ -1,0 +1,152 @@
+//! RDMSR and WRMSR of what the permission map does not let through. What
+//! becomes of them is decided in `cloister_core::policy::msr`.
+
+use cloister_abi::Reason;
+use cloister_core::policy::Guest as PolicyGuest;
+use cloister_core::policy::msr::{
+    ApicBaseWrite, BITMAP_RANGES, MsrAction, MsrContext, apic_base_write, exits_on_read,
+    exits_on_write, read as decide_read, write as decide_write,
+};
+use x86::msr::IA32_APIC_BASE;
+
+use crate::arch::{apic as hardware, msr};
+use crate::exit::cpuid::policy_guest;
+use crate::exit::{Served, apic};
+use crate::report;
+use crate::run::Core;
+use crate::virt::{Event, Permissions, Vcpu, Vendor, reg};
+
+/// Whether Linux is told that xAPIC mode is locked out: so that it stays in
+/// x2APIC mode, which the firmware or the hypervisor has switched on.
+pub(crate) fn xapic_locked() -> bool {
+    hardware::base() & hardware::BASE_X2APIC != 0
+}
+
+fn context<V: Vendor>(guest: PolicyGuest) -> MsrContext {
+    MsrContext {
+        vendor: V::POLICY,
+        guest,
+        pat_direct: V::PAT_DIRECT,
+        xapic_locked: xapic_locked(),
+    }
+}
+
+/// Opens `permissions` for what `guest` may do without an exit.
+pub(crate) fn permit<V: Vendor>(permissions: &mut V::Permissions, guest: PolicyGuest) {
+    let context = context::<V>(guest);
+    for index in BITMAP_RANGES.into_iter().flatten() {
+        permissions.set_msr_read(index, exits_on_read(index, &context));
+        permissions.set_msr_write(index, exits_on_write(index, &context));
+    }
+}
+
+/// ECX.
+fn index<V: Vendor>(core: &mut Core<V>) -> u32 {
+    #[expect(clippy::cast_possible_truncation, reason = "the instruction reads ECX")]
+    let index = core.vcpu.registers().gpr[reg::RCX] as u32;
+    index
+}
+
+/// Serves RDMSR.
+pub(crate) fn read<V: Vendor>(core: &mut Core<V>) -> Served {
+    let index = index(core);
+    let value = match decide_read(index, &context::<V>(policy_guest(core.partition))) {
+        // SAFETY: reading an MSR that the policy gives the guest; a missing
+        // one is caught.
+        MsrAction::PassThrough => unsafe { msr::try_read(index) },
+        MsrAction::ReadAs(value) => Some(value),
+        MsrAction::ReadWith(bits) => {
+            // SAFETY: as above.
+            Some(unsafe { msr::try_read(index) }.unwrap_or(0) | bits)
+        }
+        MsrAction::Efer => Some(core.vcpu.efer()),
+        MsrAction::Pat => Some(core.vcpu.pat()),
+        MsrAction::IgnoreWrite | MsrAction::ApicBase | MsrAction::X2apicIcr | MsrAction::Fault => {
+            None
+        }
+    };
+    match value {
+        Some(value) => {
+            core.vcpu.registers().set_edx_eax(value);
+            core.vcpu.skip();
+        }
+        None => refuse(core, Reason::Rdmsr, index),
+    }
+    Served::resume(Reason::Rdmsr)
+}
+
+/// Serves WRMSR.
+pub(crate) fn write<V: Vendor>(core: &mut Core<V>) -> Served {
+    let index = index(core);
+    let value = core.vcpu.registers().edx_eax();
+    let mut reason = Reason::Wrmsr;
+    let done = match decide_write(index, value, &context::<V>(policy_guest(core.partition))) {
+        // SAFETY: the policy gives the guest this MSR of its own core; an
+        // invalid value is caught.
+        MsrAction::PassThrough => unsafe { msr::try_write(index, value) },
+        MsrAction::Efer => write_efer(core, value),
+        MsrAction::Pat => write_pat(core, value),
+        MsrAction::ApicBase => write_apic_base(core, value),
+        MsrAction::X2apicIcr => {
+            reason = Reason::ApicWrite;
+            apic::x2apic_icr(core, value);
+            true
+        }
+        MsrAction::IgnoreWrite => {
+            report::refused(core, reason, format_args!("msr {index:#x} value {value:#x}, ignored"));
+            true
+        }
+        MsrAction::ReadAs(_) | MsrAction::ReadWith(_) | MsrAction::Fault => false,
+    };
+    if done {
+        core.vcpu.skip();
+    } else {
+        refuse(core, reason, index);
+    }
+    Served::resume(reason)
+}
+
+fn refuse<V: Vendor>(core: &mut Core<V>, reason: Reason, index: u32) {
+    report::refused(core, reason, format_args!("msr {index:#x}"));
+    core.vcpu.inject(Event::GP);
+}
+
+/// EFER (AMD APM vol. 2 §3.1.7; Intel SDM vol. 4): LME may not change while
+/// paging is on, LMA is the processor's.
+fn write_efer<V: Vendor>(core: &mut Core<V>, value: u64) -> bool {
+    const SCE: u64 = 1 << 0;
+    const LME: u64 = 1 << 8;
+    const LMA: u64 = 1 << 10;
+    const NXE: u64 = 1 << 11;
+    const FFXSR: u64 = 1 << 14;
+    const CR0_PG: u64 = 1 << 31;
+    let old = core.vcpu.efer();
+    let allowed = SCE | LME | LMA | NXE | if V::HYPERCALL == 1 { FFXSR } else { 0 };
+    let paging = core.vcpu.mode().cr0 & CR0_PG != 0;
+    if value & !allowed != 0 || (paging && (old ^ value) & LME != 0) {
+        return false;
+    }
+    core.vcpu.set_efer((value & !LMA) | (old & LMA));
+    true
+}
+
+/// PAT (Intel SDM vol. 3, "IA32_PAT MSR"): eight types, of which 2, 3 and 8 to
+/// 255 do not exist.
+fn write_pat<V: Vendor>(core: &mut Core<V>, value: u64) -> bool {
+    let valid = value.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4..=7));
+    if valid {
+        core.vcpu.set_pat(value);
+    }
+    valid
+}
+
+fn write_apic_base<V: Vendor>(core: &Core<V>, value: u64) -> bool {
+    let _ = core;
+    match apic_base_write(hardware::base(), value, true) {
+        ApicBaseWrite::Same => true,
+        // SAFETY: the policy allows exactly the switch to x2APIC mode, in
+        // which the hypervisor's own access works as well.
+        ApicBaseWrite::EnableX2apic => unsafe { msr::try_write(IA32_APIC_BASE, value) },
+        ApicBaseWrite::Refused => false,
+    }
+}

@@ -1,0 +1,138 @@
+//! `set_dataplane`: the contract of `cloister_abi::Dataplane`, enforced.
+
+use core::sync::atomic::Ordering;
+
+use cloister_abi::hypercall::{BusySource, Error};
+use cloister_abi::Dataplane;
+use cloister_core::nested::{MemoryType, Rights};
+
+use crate::arch::{apic, cpu};
+use crate::exit::{Next, kick};
+use crate::partition::Partition;
+use crate::run::Core;
+use crate::virt::{Vcpu, Vendor};
+
+/// How long a core is given to become quiet: rounds, each with a pause. A
+/// bound in work, not in time, so that it holds on any machine.
+const ROUNDS: u32 = 20_000;
+
+/// Serves the call. The value for RAX: previous flags or error.
+pub(crate) fn set<V: Vendor>(
+    core: &mut Core<V>,
+    partition: &'static Partition<V>,
+    bits: u64,
+) -> (i64, Next) {
+    let Some(flags) = Dataplane::from_bits(bits).map(Dataplane::with_implied) else {
+        return (Error::InvalidArgument as i64, Next::Resume);
+    };
+    if !partition.config.dataplane.with_implied().contains(flags) {
+        return (Error::NotAllowed as i64, Next::Resume);
+    }
+    if flags.contains(Dataplane::POPULATE) && !populate(core, partition) {
+        return (Error::NotAllowed as i64, Next::Resume);
+    }
+    let previous = core.dataplane;
+    if flags.contains(Dataplane::QUIESCE) {
+        match quiesce(core, partition) {
+            Ok(Next::Resume) => {}
+            Ok(Next::Park) => return (0, Next::Park),
+            Err(source) => return (source.to_return(), Next::Resume),
+        }
+        core.update_interrupts();
+        core.set_flags(flags);
+        zero(core);
+    } else {
+        core.update_interrupts();
+        core.set_flags(flags);
+    }
+    if !flags.is_empty() {
+        core.counters.last_dataplane.store(flags.bits(), Ordering::Relaxed);
+    }
+    (previous.bits().cast_signed(), Next::Resume)
+}
+
+/// The counters that start anew when a core has become quiet.
+fn zero<V: Vendor>(core: &Core<V>) {
+    let counters = core.counters;
+    counters.since_quiesce.store(0, Ordering::Relaxed);
+    counters.interrupts_since_quiesce.store(0, Ordering::Relaxed);
+    for reason in &counters.reasons {
+        reason.since_quiesce.store(0, Ordering::Relaxed);
+    }
+    counters.quiesce_count.fetch_add(1, Ordering::Relaxed);
+    counters.quiesce_tsc.store(cpu::tsc(), Ordering::Relaxed);
+}
+
+/// Maps all of the partition's RAM. Once is enough: nothing is ever unmapped.
+///
+/// Pages that were touched before and mapped small are mapped anew with the
+/// largest that fit. Another core of the partition that finds a hole meanwhile
+/// exits, waits for the lock, and finds it mapped.
+fn populate<V: Vendor>(core: &mut Core<V>, partition: &Partition<V>) -> bool {
+    if partition.life.populated.load(Ordering::Acquire) {
+        return true;
+    }
+    let (base, length) = (partition.block.start, partition.block.len());
+    let mapped = partition.guest.with_nested(|nested, tables| {
+        nested
+            .unmap(tables, 0, length)
+            .and_then(|()| {
+                nested.map(tables, 0, base, length, Rights::RWX, MemoryType::WriteBack)
+            })
+            .is_ok()
+    });
+    core.vcpu.flush_nested();
+    if mapped {
+        partition.life.populated.store(true, Ordering::Release);
+    }
+    mapped
+}
+
+/// Waits until nothing can reach the core any more.
+///
+/// A partition without a local APIC has everything silenced for it; one with
+/// an APIC has to do it itself, and is told what is still live.
+fn quiesce<V: Vendor>(
+    core: &mut Core<V>,
+    partition: &'static Partition<V>,
+) -> Result<Next, BusySource> {
+    let own_apic = partition.config.apic;
+    let mut source = BusySource::Management;
+    for _ in 0..ROUNDS {
+        if !own_apic {
+            // SAFETY: the partition has no APIC: it is the hypervisor's.
+            unsafe { apic::silence() };
+        }
+        if core.shared.has_requests() {
+            core.shared.owe_kick();
+            if kick::serve(core) == Next::Park {
+                return Ok(Next::Park);
+            }
+            source = BusySource::Management;
+        } else if let Some(live) = live_source() {
+            source = live;
+            if !own_apic {
+                V::drain_interrupt();
+            }
+        } else {
+            return Ok(Next::Resume);
+        }
+        cpu::pause();
+    }
+    Err(source)
+}
+
+/// What could still interrupt this core.
+fn live_source() -> Option<BusySource> {
+    if apic::timer_armed() {
+        Some(BusySource::Timer)
+    } else if apic::live_lvt().is_some() {
+        Some(BusySource::Lvt)
+    } else if apic::in_service().is_some() {
+        Some(BusySource::InService)
+    } else if apic::pending().is_some() {
+        Some(BusySource::Pending)
+    } else {
+        None
+    }
+}

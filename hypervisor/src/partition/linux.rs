@@ -1,0 +1,329 @@
+//! Linux: its address space, and everything that the 64-bit boot protocol
+//! wants in memory (Documentation/arch/x86/boot.rst, "64-bit Boot Protocol").
+
+use core::sync::atomic::{AtomicU8, Ordering};
+
+use cloister_abi::LinuxState;
+use cloister_core::acpi::{RootTables, build_root, filter_madt, hidden_from_linux};
+use cloister_core::bzimage::{self, BootData, ENTRY_64, Kernel};
+use cloister_core::memory::{Plan, Range, kind};
+use cloister_core::nested::{MapError, MemoryType, Rights};
+use heapless::Vec;
+
+use crate::arch::memory::{FramePool, PAGE};
+use crate::boot::acpi::Firmware;
+use crate::guest::Guest;
+use crate::partition::load::APIC_PAGE;
+use crate::virt::{GuestKind, LongEntry, Permissions, Vendor};
+
+/// Most ranges that are not Linux's: hypervisor, partitions, kept modules.
+const MAX_FOREIGN: usize = 80;
+const GIB: u64 = 1 << 30;
+const FOUR_GIB: u64 = 4 * GIB;
+
+/// Where things are in the boot data, from its start. Four GiB of identity
+/// map: PML4, PDPT and four page directories.
+const PARAMS: u64 = 0;
+const COMMAND_LINE: u64 = 0x1000;
+const GDT: u64 = 0x2000;
+const PML4: u64 = 0x3000;
+const PDPT: u64 = 0x4000;
+const PDS: u64 = 0x5000;
+const ACPI: u64 = 0x9000;
+
+/// The housekeeping guest.
+pub(crate) struct Linux<V: Vendor> {
+    pub(crate) guest: Guest<V>,
+    pub(crate) entry: LongEntry,
+    state: AtomicU8,
+    foreign: Vec<Range, MAX_FOREIGN>,
+}
+
+/// What Linux is made from.
+pub(crate) struct Source<'a> {
+    pub(crate) config: &'a cloister_manifest::Linux,
+    pub(crate) plan: &'a Plan,
+    pub(crate) firmware: &'a Firmware,
+    pub(crate) kernel: Kernel<'a>,
+    pub(crate) initrd: Option<Range>,
+    pub(crate) image: Range,
+    /// Modules that stay: programs of partitions.
+    pub(crate) kept: &'a [Range],
+    /// APIC IDs of its cores.
+    pub(crate) apic_ids: &'a [u32],
+    /// Machine's end of memory and devices known at boot.
+    pub(crate) top: u64,
+    pub(crate) gib_pages: bool,
+}
+
+type Error = heapless::String<200>;
+
+fn say(what: &str, error: impl core::fmt::Display) -> Error {
+    let mut text = Error::new();
+    let _ = core::fmt::write(&mut text, format_args!("{what}: {error}"));
+    text
+}
+
+impl<V: Vendor> Linux<V> {
+    /// Makes the guest and loads the kernel.
+    ///
+    /// # Errors
+    /// In words.
+    pub(crate) fn create(
+        source: &Source<'_>,
+        pool: &'static FramePool,
+    ) -> Result<Self, Error> {
+        const NO_MEMORY: &str = "hypervisor.memory is too small for its tables";
+        let cpus = source.config.cpus;
+        let mut guest = Guest::<V>::new(GuestKind::Linux, cpus, 1, pool, source.gib_pages)
+            .ok_or_else(|| say("linux", NO_MEMORY))?;
+        let foreign = foreign(source)?;
+        map(&mut guest, source, &foreign, pool)
+            .map_err(|_| say("linux", NO_MEMORY))?;
+        let entry = load(source)?;
+        Ok(Self {
+            guest,
+            entry,
+            state: AtomicU8::new(LinuxState::Loaded as u8),
+            foreign,
+        })
+    }
+
+    /// Where it stands.
+    pub(crate) fn state(&self) -> LinuxState {
+        LinuxState::from_code(self.state.load(Ordering::Acquire)).unwrap_or(LinuxState::Failed)
+    }
+
+    /// Moves on.
+    pub(crate) fn set_state(&self, state: LinuxState) {
+        self.state.store(state as u8, Ordering::Release);
+    }
+
+    /// Whether `address` is memory that somebody else owns.
+    pub(crate) fn is_foreign(&self, address: u64) -> bool {
+        self.foreign.iter().any(|range| (range.start..range.end).contains(&address))
+    }
+
+    /// Maps the 2 MiB around `address`, where no memory is: a device's
+    /// registers above what was mapped at boot. Says whether it is mapped.
+    pub(crate) fn map_device(&self, address: u64) -> bool {
+        const LARGE: u64 = 2 << 20;
+        let start = address & !(LARGE - 1);
+        self.guest.with_nested(|nested, tables| {
+            nested.lookup(tables, address).is_some()
+                || nested
+                    .map(tables, start, start, LARGE, Rights::RW, MemoryType::Uncacheable)
+                    .is_ok()
+        })
+    }
+}
+
+/// Everything that is not Linux's.
+fn foreign(source: &Source<'_>) -> Result<Vec<Range, MAX_FOREIGN>, Error> {
+    let mut foreign = Vec::new();
+    let all = [source.image, source.plan.pool]
+        .into_iter()
+        .chain(source.plan.partitions.iter().copied())
+        .chain(source.kept.iter().copied());
+    for range in all {
+        let pages =
+            Range { start: range.start & !(PAGE - 1), end: range.end.next_multiple_of(PAGE) };
+        foreign.push(pages).map_err(|_| say("linux", "more than 80 foreign ranges"))?;
+    }
+    Ok(foreign)
+}
+
+/// Identity-maps memory and devices; what is foreign reads as ones. Writes to
+/// the local APIC's page exit.
+fn map<V: Vendor>(
+    guest: &mut Guest<V>,
+    source: &Source<'_>,
+    foreign: &[Range],
+    pool: &FramePool,
+) -> Result<(), MapError> {
+    let ones = pool.page().ok_or(MapError::OutOfTables)?;
+    // SAFETY: a page of our own.
+    unsafe { core::ptr::write_bytes(ones.address() as *mut u8, 0xff, 4096) };
+    let mut identity: Vec<Range, 128> = Vec::new();
+    guest.with_nested(|nested, tables| {
+        let mut next = 0;
+        let top = source.top.max(FOUR_GIB);
+        let device = |nested: &mut cloister_core::nested::Builder<V::Format>,
+                          tables: &mut crate::arch::paging::PoolTables<'_>,
+                          from: u64,
+                          to: u64| {
+            if from < to {
+                nested.map(tables, from, from, to - from, Rights::RWX, MemoryType::Uncacheable)
+            } else {
+                Ok(())
+            }
+        };
+        for entry in source.plan.e820.iter() {
+            let range = entry.range();
+            let start = (range.start & !(PAGE - 1)).max(next);
+            let end = range.end.next_multiple_of(PAGE).min(top);
+            let is_memory = matches!(entry.kind, kind::USABLE | kind::ACPI | kind::NVS);
+            if !is_memory || start >= end {
+                continue;
+            }
+            device(nested, tables, next, start)?;
+            let length = end - start;
+            nested.map(tables, start, start, length, Rights::RWX, MemoryType::WriteBack)?;
+            let _ = identity.push(Range { start, end });
+            next = end;
+        }
+        device(nested, tables, next, top)?;
+        for range in foreign {
+            nested.unmap(tables, range.start, range.len())?;
+            let page = ones.address();
+            nested.map_same_page(tables, range.start, range.len(), page, Rights::READ)?;
+        }
+        nested.remap_page(tables, APIC_PAGE, APIC_PAGE, Rights::READ, MemoryType::Uncacheable)
+    })?;
+    for range in identity {
+        guest.note_identity(range);
+    }
+    Ok(())
+}
+
+/// What exits: the ports in `ports`, and the MSRs that the policy names.
+pub(crate) fn permit<V: Vendor>(guest: &mut Guest<V>, ports: impl Iterator<Item = u16>) {
+    crate::exit::msr::permit::<V>(&mut guest.permissions, cloister_core::policy::Guest::Linux);
+    for port in 0..=u16::MAX {
+        guest.permissions.set_port(port, false);
+    }
+    for port in ports {
+        guest.permissions.set_port(port, true);
+    }
+}
+
+/// Puts kernel and boot data into memory.
+fn load(source: &Source<'_>) -> Result<LongEntry, Error> {
+    let missing = || say("linux", "no memory was planned for it");
+    let place = source.plan.kernel.ok_or_else(missing)?;
+    let data = source.plan.boot_data.ok_or_else(missing)?;
+    let payload = source.kernel.payload();
+    if payload.len() as u64 > place.len() {
+        return Err(missing());
+    }
+    // SAFETY: the plan gave both ranges to Linux alone, which does not run.
+    let (kernel, data_bytes) = unsafe {
+        core::ptr::write_bytes(data.start as *mut u8, 0, as_len(data));
+        (
+            core::slice::from_raw_parts_mut(place.start as *mut u8, payload.len()),
+            core::slice::from_raw_parts_mut(data.start as *mut u8, as_len(data)),
+        )
+    };
+    kernel.copy_from_slice(payload);
+
+    let command_line = source.config.cmdline.as_bytes();
+    if command_line.len() as u64 > u64::from(source.kernel.command_line_size()) {
+        return Err(say("linux.cmdline", "longer than this kernel takes"));
+    }
+    put(data_bytes, COMMAND_LINE, command_line);
+    for (index, entry) in (0..).zip([0, 0, 0x00af_9b00_0000_ffff_u64, 0x00cf_9300_0000_ffff]) {
+        put(data_bytes, GDT + index * 8, &entry.to_le_bytes());
+    }
+    identity_tables(data_bytes, data.start);
+    let acpi = data_bytes.get_mut(ACPI as usize..).unwrap_or(&mut []);
+    let rsdp = acpi_copies(source, data.start + ACPI, acpi)?;
+
+    let boot = BootData {
+        load_address: place.start,
+        command_line: data.start + COMMAND_LINE,
+        initrd: source.initrd.map(|range| (range.start, range.len())),
+        rsdp,
+    };
+    let params = data_bytes
+        .first_chunk_mut::<{ bzimage::BOOT_PARAMS_SIZE }>()
+        .ok_or_else(missing)?;
+    let e820 = source.plan.e820.iter().map(|entry| bzimage::E820Entry {
+        start: entry.start,
+        length: entry.len,
+        kind: e820_kind(entry.kind),
+    });
+    bzimage::boot_params(params, &source.kernel, &boot, e820)
+        .map_err(|error| say("linux.kernel", error))?;
+    Ok(LongEntry {
+        rip: place.start + ENTRY_64,
+        rsp: data.start + GDT + PAGE - 16,
+        cr3: data.start + PML4,
+        rdi: 0,
+        rsi: data.start + PARAMS,
+        gdt: data.start + GDT,
+        gdt_limit: 31,
+        code_selector: 0x10,
+        data_selector: 0x18,
+    })
+}
+
+fn as_len(range: Range) -> usize {
+    usize::try_from(range.len()).unwrap_or(0)
+}
+
+fn put(to: &mut [u8], offset: u64, bytes: &[u8]) {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX);
+    let end = start.saturating_add(bytes.len());
+    if let Some(to) = to.get_mut(start..end) {
+        to.copy_from_slice(bytes);
+    }
+}
+
+fn e820_kind(kind: u32) -> bzimage::E820Kind {
+    match kind {
+        1 => bzimage::E820Kind::Ram,
+        3 => bzimage::E820Kind::Acpi,
+        4 => bzimage::E820Kind::Nvs,
+        5 => bzimage::E820Kind::Unusable,
+        7 => bzimage::E820Kind::Persistent,
+        _ => bzimage::E820Kind::Reserved,
+    }
+}
+
+/// The page tables that the protocol wants: four GiB at their own addresses.
+fn identity_tables(data: &mut [u8], base: u64) {
+    const TABLE: u64 = 0x03;
+    const LARGE: u64 = 0x83;
+    put(data, PML4, &((base + PDPT) | TABLE).to_le_bytes());
+    for gib in 0..4 {
+        let directory = PDS + gib * PAGE;
+        put(data, PDPT + gib * 8, &((base + directory) | TABLE).to_le_bytes());
+        for page in 0..512 {
+            let address = gib * GIB + page * (2 << 20);
+            put(data, directory + page * 8, &(address | LARGE).to_le_bytes());
+        }
+    }
+}
+
+/// Copies of the ACPI tables in which only Linux's cores exist, at physical
+/// `address`. Returns that of the RSDP.
+fn acpi_copies(source: &Source<'_>, address: u64, data: &mut [u8]) -> Result<u64, Error> {
+    const ROOT_BYTES: usize = 1024;
+    let mut tables: Vec<([u8; 4], u64), 64> = Vec::new();
+    let keep = |apic_id: u32| source.apic_ids.contains(&apic_id);
+    let mut used = ROOT_BYTES;
+    for table in &source.firmware.tables {
+        if hidden_from_linux(&table.signature) {
+            continue;
+        }
+        let mut at = table.bytes.as_ptr() as u64;
+        if table.signature == *b"APIC" {
+            let room = data.get_mut(used..).unwrap_or(&mut []);
+            let length = filter_madt(table.bytes, &keep, room)
+                .map_err(|error| say("linux: the copy of the MADT", error))?;
+            at = address + used as u64;
+            used += length.next_multiple_of(16);
+        }
+        let _ = tables.push((table.signature, at));
+    }
+    let root = RootTables {
+        oem_id: source.firmware.oem_id,
+        oem_table_id: *b"CLOISTER",
+        xsdt: source.firmware.revision >= 2,
+        tables: &tables,
+    };
+    let room = data.get_mut(..ROOT_BYTES).unwrap_or(&mut []);
+    let root = build_root(&root, address, room)
+        .map_err(|error| say("linux: the copy of the ACPI root", error))?;
+    Ok(root.rsdp)
+}

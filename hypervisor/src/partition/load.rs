@@ -1,0 +1,258 @@
+//! Loading a partition: its program, the tables it starts with, the shared
+//! pages. The layout is `cloister_abi::shared`.
+
+use core::sync::atomic::Ordering;
+
+use cloister_abi::shared::{
+    ConsoleRing, INFO_MAGIC, PROGRAM_BASE, PartitionInfo, STACK_SIZE,
+};
+use cloister_abi::{Dataplane, VERSION};
+use cloister_core::elf::Program;
+use cloister_core::memory::Range;
+use cloister_core::nested::{MemoryType, Rights};
+
+use crate::arch::memory::{Frame, FramePool, PAGE};
+use crate::cores;
+use crate::guest::Guest;
+use crate::partition::{Life, Partition};
+use crate::virt::{GuestKind, LongEntry, Permissions, Vendor};
+
+/// Guest-physical addresses in the loader's first MiB. Page 0 is not mapped.
+const GDT: u64 = 0x1000;
+const PML4: u64 = 0x2000;
+const PDPT: u64 = 0x3000;
+/// Page table of the first 2 MiB.
+const PT: u64 = 0x4000;
+/// Page directory of the shared pages, and of the APIC page.
+const SHARED_PD: u64 = 0x5000;
+const APIC_PD: u64 = 0x6000;
+/// One page directory for each GiB of RAM.
+const PDS: u64 = 0x7000;
+
+/// Most RAM of a partition: its page directories and stacks fit below
+/// `PROGRAM_BASE`.
+pub(crate) const MAX_MEMORY: u64 = 128 << 30;
+/// Where the local APIC is.
+pub(crate) const APIC_PAGE: u64 = 0xfee0_0000;
+
+const GIB: u64 = 1 << 30;
+const LARGE: u64 = 2 << 20;
+const LARGE_PAGES: u64 = 512;
+
+/// A GDT for 64-bit ring 0: null, code 0x08, data 0x10.
+pub(crate) const GDT_ENTRIES: [u64; 3] = [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
+
+/// Page-table entry flags: present, writable; and a 2 MiB page.
+const TABLE: u64 = 0x03;
+const LARGE_LEAF: u64 = 0x83;
+/// Cache disable and write-through, for device registers.
+const DEVICE: u64 = 0x18;
+
+/// Makes a partition: maps nothing of its RAM yet, and loads its program.
+///
+/// # Errors
+/// In words, without the partition's name.
+pub(crate) fn create<V: Vendor>(
+    config: &'static cloister_manifest::Partition,
+    asid: u16,
+    block: Range,
+    image: &'static [u8],
+    pool: &'static FramePool,
+    gib_pages: bool,
+) -> Result<Partition<V>, heapless::String<160>> {
+    const NO_MEMORY: &str = "hypervisor.memory is too small for its tables; make it larger";
+    let say = |text: &str| heapless::String::try_from(text).unwrap_or_default();
+    let no_memory = || say(NO_MEMORY);
+    if block.len() > MAX_MEMORY {
+        return Err(say("memory is over 128G"));
+    }
+    let mut guest = Guest::<V>::new(GuestKind::Partition, config.cpus, asid, pool, gib_pages)
+        .ok_or_else(no_memory)?;
+    permit(&mut guest, config);
+
+    let shared = block.len().next_multiple_of(GIB);
+    let info = pool.page().ok_or_else(no_memory)?;
+    let ring = pool.pages(size_of::<ConsoleRing>() as u64 / PAGE, PAGE).ok_or_else(no_memory)?;
+    let mut at = shared;
+    let mut add = |hpa: u64, len: u64, rights| {
+        let gpa = at;
+        at += len;
+        guest.map(gpa, hpa, len, rights).map(|()| gpa).map_err(|_| no_memory())
+    };
+    add(info.address(), PAGE, Rights::READ)?;
+    for core in config.cpus.iter() {
+        let counters = cores::core(core).counters().ok_or_else(|| say("a core is missing"))?;
+        add(core::ptr::from_ref(counters) as u64, PAGE, Rights::READ)?;
+    }
+    let console = add(ring.address(), ring.len(), Rights::RW)?;
+    if config.apic {
+        guest
+            .with_nested(|nested, tables| {
+                let (at, rights) = (APIC_PAGE, Rights::READ);
+                nested.map(tables, at, at, PAGE, rights, MemoryType::Uncacheable)
+            })
+            .map_err(|_| say("memory reaches the APIC page at 0xfee00000; give it less"))?;
+    }
+    let info = describe::<V>(config, info, shared + PAGE, console);
+    let partition = Partition {
+        config,
+        guest,
+        block,
+        shared,
+        info,
+        console: ring.address(),
+        image,
+        life: Life::new(),
+    };
+    Program::parse(image, block.len()).map_err(|error| {
+        let mut text = heapless::String::new();
+        let _ = core::fmt::write(&mut text, format_args!("program \"{}\": {error}", config.program));
+        text
+    })?;
+    fill(&partition);
+    Ok(partition)
+}
+
+/// Lets through what the manifest and the policy give to the partition.
+fn permit<V: Vendor>(guest: &mut Guest<V>, config: &cloister_manifest::Partition) {
+    crate::exit::msr::permit::<V>(
+        &mut guest.permissions,
+        cloister_core::policy::Guest::Partition { apic: config.apic },
+    );
+    for port in config.ports.iter().flat_map(|range| range.iter()) {
+        guest.permissions.set_port(port, false);
+    }
+}
+
+/// Writes the `PartitionInfo`; returns its address.
+fn describe<V: Vendor>(
+    config: &cloister_manifest::Partition,
+    frame: Frame,
+    counters_gpa: u64,
+    console_gpa: u64,
+) -> u64 {
+    let address = frame.address();
+    // SAFETY: integers only, for which zero is valid; a page of our own.
+    let info: &mut PartitionInfo = unsafe { frame.leak() };
+    info.magic = INFO_MAGIC;
+    info.version = VERSION;
+    info.cores = u32::try_from(config.cpus.len()).unwrap_or(0);
+    info.memory = config.memory;
+    info.counters_gpa = counters_gpa;
+    info.console_gpa = console_gpa;
+    info.allowed = config.dataplane.with_implied().bits() & Dataplane::all().bits();
+    info.tsc_hz = crate::exit::cpuid::tsc_hz();
+    info.vendor = V::HYPERCALL;
+    info.name_len = copy(&mut info.name, config.name.as_bytes());
+    info.args_len = copy(&mut info.args, config.args.as_bytes());
+    address
+}
+
+fn copy(to: &mut [u8], from: &[u8]) -> u32 {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *from;
+    }
+    u32::try_from(from.len().min(to.len())).unwrap_or(0)
+}
+
+/// Brings the partition's memory into the state in which its program starts:
+/// zero but for the program's segments and the tables.
+pub(crate) fn fill<V: Vendor>(partition: &Partition<V>) {
+    let memory = Memory { base: partition.block.start, length: partition.block.len() };
+    memory.zero();
+    let Ok(program) = Program::parse(partition.image, memory.length) else { return };
+    for segment in program.segments() {
+        memory.write(segment.gpa, segment.file);
+    }
+    for (index, entry) in (0..).zip(GDT_ENTRIES) {
+        memory.entry(GDT, index, entry);
+    }
+    page_tables(&memory, partition.shared, partition.config.apic);
+    let restarts = partition.life.restarts.load(Ordering::Relaxed);
+    // SAFETY: `describe` made it; only the core that loads writes it, while
+    // the partition does not run.
+    unsafe {
+        let info = partition.info as *mut PartitionInfo;
+        (&raw mut (*info).restarts).write_volatile(restarts);
+        let ring = partition.console as *const ConsoleRing;
+        (*ring).written.store(0, Ordering::Relaxed);
+    }
+    *partition.life.printed.lock() = 0;
+}
+
+/// Identity-maps RAM, the shared pages and, if it has one, the APIC.
+fn page_tables(memory: &Memory, shared: u64, apic: bool) {
+    memory.entry(PML4, 0, PDPT | TABLE);
+    for page in 1..LARGE_PAGES {
+        memory.entry(PT, page, (page * PAGE) | TABLE);
+    }
+    for gib in 0..memory.length.div_ceil(GIB) {
+        let directory = PDS + gib * PAGE;
+        memory.entry(PDPT, gib, directory | TABLE);
+        for page in 0..LARGE_PAGES {
+            let address = gib * GIB + page * LARGE;
+            if address < memory.length {
+                memory.entry(directory, page, address | LARGE_LEAF);
+            }
+        }
+    }
+    memory.entry(PDS, 0, PT | TABLE);
+    memory.entry(SHARED_PD, 0, shared | LARGE_LEAF);
+    memory.entry(PDPT, shared / GIB, SHARED_PD | TABLE);
+    if apic {
+        let large = APIC_PAGE & !(LARGE - 1);
+        let gib = APIC_PAGE / GIB;
+        let directory = match gib {
+            gib if gib < memory.length.div_ceil(GIB) => PDS + gib * PAGE,
+            gib if gib == shared / GIB => SHARED_PD,
+            _ => APIC_PD,
+        };
+        memory.entry(directory, large % GIB / LARGE, large | LARGE_LEAF | DEVICE);
+        memory.entry(PDPT, gib, directory | TABLE);
+    }
+}
+
+/// The state in which core number `index` of the partition starts.
+pub(crate) fn entry<V: Vendor>(partition: &Partition<V>, index: usize) -> Option<LongEntry> {
+    let program = Program::parse(partition.image, partition.block.len()).ok()?;
+    let stack_top = PROGRAM_BASE - index as u64 * STACK_SIZE;
+    Some(LongEntry {
+        rip: program.entry(),
+        rsp: stack_top - 8,
+        cr3: PML4,
+        rdi: partition.shared,
+        rsi: index as u64,
+        gdt: GDT,
+        gdt_limit: 23,
+        code_selector: 0x08,
+        data_selector: 0x10,
+    })
+}
+
+/// A partition's RAM, seen from outside while it does not run. Addresses are
+/// guest-physical; what lies outside is not written.
+struct Memory {
+    base: u64,
+    length: u64,
+}
+
+impl Memory {
+    fn zero(&self) {
+        let length = usize::try_from(self.length).unwrap_or(0);
+        // SAFETY: the block is the partition's alone, and it does not run.
+        unsafe { core::ptr::write_bytes(self.base as *mut u8, 0, length) };
+    }
+
+    fn write(&self, gpa: u64, bytes: &[u8]) {
+        let end = gpa.checked_add(bytes.len() as u64);
+        if end.is_some_and(|end| end <= self.length) {
+            let to = (self.base + gpa) as *mut u8;
+            // SAFETY: as above, and inside the block.
+            unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        }
+    }
+
+    fn entry(&self, table: u64, index: u64, value: u64) {
+        self.write(table + index * 8, &value.to_le_bytes());
+    }
+}

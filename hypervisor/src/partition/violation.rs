@@ -1,0 +1,80 @@
+//! STRICT: any exit but `set_dataplane` and management's own kicks is a
+//! violation.
+
+use cloister_abi::record::{Record, Violation};
+use cloister_abi::{BACKTRACE_FRAMES, Dataplane, PartitionState, Reason};
+use cloister_manifest::OnViolation;
+
+use crate::arch::console;
+use crate::exit::{Next, hypercall};
+use crate::partition::{Partition, backtrace, life};
+use crate::run::Core;
+use crate::trace;
+use crate::virt::{Exit, Vcpu, Vendor};
+
+/// Looks at an exit of a watched core before it is served. [`Next::Park`]: it
+/// was a violation that ends the run, and has been counted and recorded.
+pub(crate) fn check<V: Vendor>(core: &mut Core<V>, exit: &Exit, entered: u64) -> Next {
+    if !core.dataplane.contains(Dataplane::STRICT) {
+        return Next::Resume;
+    }
+    let Some(partition) = core.partition else { return Next::Resume };
+    let allowed = match exit {
+        Exit::Hypercall => hypercall::is_set_dataplane(core),
+        Exit::Nmi => core.shared.has_requests(),
+        _ => false,
+    };
+    if allowed {
+        return Next::Resume;
+    }
+    let reason = crate::exit::reason(core, exit);
+    record(core, partition, exit, reason, entered);
+    if partition.config.on_violation == OnViolation::Report {
+        return Next::Resume;
+    }
+    let cycles = crate::arch::cpu::tsc().wrapping_sub(entered);
+    core.account(reason, cycles);
+    trace::record(core, reason, exit, entered, cycles);
+    if partition.life.change(PartitionState::Running, PartitionState::Violated) {
+        if let OnViolation::Restart { max } = partition.config.on_violation {
+            life::restart_within(partition, max);
+        }
+        life::stop_others(core);
+    }
+    Next::Park
+}
+
+fn record<V: Vendor>(
+    core: &mut Core<V>,
+    partition: &Partition<V>,
+    exit: &Exit,
+    reason: Reason,
+    entered: u64,
+) {
+    let frames = backtrace::take::<V>(core.guest, &mut core.vcpu);
+    let detail = trace::describe(core, exit);
+    let mut addresses = [0; BACKTRACE_FRAMES];
+    for (to, from) in addresses.iter_mut().zip(&frames) {
+        *to = *from;
+    }
+    let violation = Violation {
+        name: partition.name(),
+        core: u32::try_from(core.number).unwrap_or(u32::MAX),
+        reason: reason.name(),
+        detail: detail.as_str(),
+        tsc: entered,
+        rip: core.vcpu.rip(),
+        cr3: core.vcpu.cr3(),
+        rflags: core.vcpu.rflags(),
+        registers: core.vcpu.registers().gpr,
+        frames: u32::try_from(frames.len()).unwrap_or(0),
+        backtrace: addresses,
+    };
+    console::lock().record(&Record::Violation(violation));
+    log::info!(
+        "partition \"{}\" broke STRICT: {} ({detail}) at rip {:#x}",
+        partition.name(),
+        reason.name(),
+        core.vcpu.rip()
+    );
+}

@@ -1,0 +1,205 @@
+//! What goes to the console for `xtask`: the records of `cloister_abi::record`.
+
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use cloister_abi::record::{self, Record};
+use cloister_abi::shared::{CONSOLE_BYTES, ConsoleRing};
+use cloister_abi::{LinuxState, MAX_CORES, Reason};
+
+use crate::arch::console::{self, Console};
+use crate::arch::percpu;
+use crate::cores::{self, Request};
+use crate::partition::Partition;
+use crate::run::Core;
+use crate::system::System;
+use crate::trace;
+use crate::virt::{Vcpu, Vendor};
+
+/// How long a running core may take to bring its counters up to date, TSC
+/// cycles: seconds on any machine.
+const SYNC_CYCLES: u64 = 2_000_000_000;
+
+/// How many refusals of one core are printed; all are counted.
+const REFUSALS: u32 = 32;
+
+/// The hypervisor is up with `cpus` cores.
+pub(crate) fn boot(vendor: &'static str, cpus: usize) {
+    console::lock().record(&Record::Boot(record::Boot {
+        version: env!("CARGO_PKG_VERSION"),
+        vendor,
+        cpus: small(cpus),
+    }));
+}
+
+/// A control word of core `core`.
+pub(crate) fn control(core: usize, name: &'static str, value: u64) {
+    let control = record::Control { core: small(core), name, value };
+    console::lock().record(&Record::Control(control));
+}
+
+/// Linux's state has changed.
+pub(crate) fn linux(state: LinuxState) {
+    console::lock().record(&Record::Linux(record::Linux { state }));
+}
+
+/// A partition's state has changed.
+pub(crate) fn partition<V: Vendor>(partition: &Partition<V>) {
+    let detail = partition.life.detail.lock().clone();
+    console::lock().record(&Record::Partition(record::Partition {
+        name: partition.name(),
+        state: partition.life.state(),
+        exit_code: partition.life.exit_code(),
+        restarts: partition.life.restarts.load(Ordering::Relaxed),
+        detail: &detail,
+    }));
+    for core in partition.config.cpus.iter() {
+        counters(core);
+    }
+}
+
+/// The guest on this core reached for what is not its own.
+pub(crate) fn refused<V: Vendor>(
+    core: &Core<V>,
+    reason: Reason,
+    detail: core::fmt::Arguments<'_>,
+) {
+    static SEEN: [AtomicU32; MAX_CORES] = [const { AtomicU32::new(0) }; MAX_CORES];
+    let seen = SEEN.get(core.number).map_or(0, |seen| seen.fetch_add(1, Ordering::Relaxed));
+    if seen >= REFUSALS {
+        return;
+    }
+    let mut text = heapless::String::<160>::new();
+    let _ = core::fmt::write(&mut text, detail);
+    console::lock().record(&Record::Refused(record::Refused {
+        owner: core.system.owner_name(core.number),
+        core: small(core.number),
+        reason: reason.name(),
+        detail: &text,
+        rip: core.vcpu.rip(),
+    }));
+}
+
+/// Prints what a partition has written to its console since the last time.
+pub(crate) fn drain<V: Vendor>(partition: &Partition<V>) {
+    const PIECE: usize = 256;
+    let mut printed = partition.life.printed.lock();
+    // SAFETY: the ring is made of atomics, in memory that is the hypervisor's
+    // for ever; nothing in it is trusted.
+    let ring = unsafe { &*(partition.console as *const ConsoleRing) };
+    let written = ring.written.load(Ordering::Acquire);
+    let oldest = written.saturating_sub(CONSOLE_BYTES as u64);
+    let mut at = (*printed).clamp(oldest, written);
+    while at < written {
+        let mut piece = heapless::String::<{ PIECE * 4 }>::new();
+        let end = written.min(at + PIECE as u64);
+        for index in at..end {
+            let slot = usize::try_from(index % CONSOLE_BYTES as u64).unwrap_or(0);
+            let byte = ring.bytes.get(slot).map_or(0, |byte| byte.load(Ordering::Relaxed));
+            let _ = match byte {
+                b'\n' | b'\t' | b' '..=b'~' => piece.push(char::from(byte)),
+                _ => piece.push('?'),
+            };
+        }
+        at = end;
+        let text = record::Text { name: partition.name(), text: piece.as_str() };
+        console::lock().record(&Record::Console(text));
+    }
+    *printed = written;
+}
+
+/// The counters of core `core`.
+fn counters(number: usize) {
+    let Some(counters) = cores::core(number).counters() else { return };
+    let load = |counter: &core::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    let mut console = console::lock();
+    console.record(&Record::Core(record::Core {
+        core: small(number),
+        total: load(&counters.total),
+        since_quiesce: load(&counters.since_quiesce),
+        interrupts_since_quiesce: load(&counters.interrupts_since_quiesce),
+        dataplane: load(&counters.last_dataplane),
+        quiesce_count: load(&counters.quiesce_count),
+    }));
+    for (reason, counter) in Reason::ALL.iter().zip(&counters.reasons) {
+        if load(&counter.total) != 0 {
+            console.record(&Record::Exits(record::Exits {
+                core: small(number),
+                reason: reason.name(),
+                total: load(&counter.total),
+                since_quiesce: load(&counter.since_quiesce),
+                cycles: load(&counter.cycles),
+                worst: load(&counter.worst),
+                last_rip: load(&counter.last_rip),
+            }));
+        }
+    }
+}
+
+/// The ring of core `number`, if anything was traced.
+fn traces(number: usize) {
+    let Some(ring) = cores::core(number).trace() else { return };
+    let print = |entry: &cloister_abi::trace::TraceRecord| {
+        let reason = Reason::ALL.get(usize::from(entry.reason)).map_or("other", |r| r.name());
+        console::lock().record(&Record::Trace(record::Trace {
+            core: small(number),
+            sequence: entry.sequence,
+            reason,
+            tsc: entry.tsc,
+            rip: entry.rip,
+            cr3: entry.cr3,
+            qualification: entry.qualification,
+            cycles: entry.cycles,
+        }));
+    };
+    // SAFETY: the core's ring.
+    unsafe { trace::read(ring, print) };
+}
+
+/// The whole report, before the machine goes away. Cores that still run are
+/// asked to bring their counters up to date.
+pub(crate) fn end<V: Vendor>(system: &System<V>, outcome: &'static str, detail: &str) {
+    static ENDED: AtomicBool = AtomicBool::new(false);
+    if ENDED.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let this = percpu::this().core() as usize;
+    for number in (0..system.cores).filter(|&number| number != this) {
+        if cores::core(number).is_running()
+            && !cores::core(number).ask_and_wait(Request::Sync, SYNC_CYCLES)
+        {
+            log::warn!("core {number} did not bring its counters up to date");
+        }
+    }
+    for each in &system.partitions {
+        drain(each);
+        partition(each);
+    }
+    if let Some(guest) = &system.linux {
+        linux(guest.state());
+        for core in guest.guest.cpus.iter() {
+            counters(core);
+        }
+    }
+    for number in 0..system.cores {
+        traces(number);
+    }
+    let mut console = console::lock();
+    console.record(&Record::End(record::End { outcome, detail }));
+    console.flush();
+}
+
+/// The hypervisor has failed: the last thing that it prints.
+pub(crate) fn panicked(console: &mut Console, detail: &str) {
+    console.record(&Record::End(record::End { outcome: "hypervisor-panic", detail }));
+    console.flush();
+}
+
+/// The hypervisor does not start: the last thing that it prints.
+pub(crate) fn refused_to_start(console: &mut Console, detail: &str) {
+    console.record(&Record::End(record::End { outcome: "refused", detail }));
+    console.flush();
+}
+
+fn small(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}

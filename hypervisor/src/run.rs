@@ -1,0 +1,273 @@
+//! One core and its loop: wait to be started, run the guest, account for each
+//! exit, until something parks the core.
+
+use core::sync::atomic::Ordering;
+
+use cloister_abi::{CoreCounters, Dataplane, PartitionState, Reason};
+use cloister_core::policy::cpuid::CpuidCache;
+
+use crate::arch::percpu::{self, PerCpu};
+use crate::arch::{apic, cpu};
+use crate::cores::{self, CoreShared, Request};
+use crate::exit::{self, Next, Served};
+use crate::guest::Guest;
+use crate::partition::{Partition, life, load, violation};
+use crate::system::System;
+use crate::trace;
+use crate::virt::{GuestKind, Vcpu, VcpuConfig, Vendor};
+
+/// Everything a core has at hand while it serves its guest.
+pub(crate) struct Core<V: Vendor> {
+    pub(crate) vcpu: V::Vcpu,
+    pub(crate) number: usize,
+    pub(crate) system: &'static System<V>,
+    pub(crate) guest: &'static Guest<V>,
+    /// The partition; `None` for Linux.
+    pub(crate) partition: Option<&'static Partition<V>>,
+    pub(crate) shared: &'static CoreShared,
+    pub(crate) counters: &'static CoreCounters,
+    pub(crate) cpuid: &'static CpuidCache,
+    /// Flags in force.
+    pub(crate) dataplane: Dataplane,
+    /// STRICT or DEBUG is in force, or Linux is watched: the one test that
+    /// every exit pays for them.
+    pub(crate) watched: bool,
+    /// Vector of the last interrupt that exited.
+    pub(crate) last_vector: u8,
+    /// A start-up IPI came together with the INIT that parks this core.
+    pub(crate) start_up_next: bool,
+}
+
+/// Where every core goes once the system is built: boot core and others alike.
+pub(crate) fn enter<V: Vendor>(system: usize, data: &'static PerCpu) -> ! {
+    // SAFETY: `main` passes the address of the system, which lives for ever.
+    let system: &'static System<V> = unsafe { &*(system as *const System<V>) };
+    let number = data.core() as usize;
+    let partition = system.partition_of(number);
+    let linux = system.linux.as_ref().filter(|linux| linux.guest.cpus.contains(number));
+    let guest = match (partition, linux) {
+        (Some(partition), _) => &partition.guest,
+        (None, Some(linux)) => &linux.guest,
+        (None, None) => idle(),
+    };
+    match build(system, number, guest, partition) {
+        Ok(mut core) => core.serve(),
+        Err(error) => panic!("core {number}: {error}"),
+    }
+}
+
+/// A core that nobody owns.
+fn idle() -> ! {
+    loop {
+        cpu::wait_for_nmi();
+        percpu::this().take_nmi();
+    }
+}
+
+fn build<V: Vendor>(
+    system: &'static System<V>,
+    number: usize,
+    guest: &'static Guest<V>,
+    partition: Option<&'static Partition<V>>,
+) -> Result<Core<V>, heapless::String<160>> {
+    let say = |error: &dyn core::fmt::Display| {
+        let mut text = heapless::String::new();
+        let _ = core::fmt::write(&mut text, format_args!("{error}"));
+        text
+    };
+    V::check().map_err(|error| say(&error))?;
+    // SAFETY: checked just now, once per core, before its only vCPU is made.
+    unsafe { V::enable(system.pool) }.map_err(|error| say(&error))?;
+    let config = VcpuConfig {
+        nested_root: guest.nested_root(),
+        asid: guest.asid,
+        permissions: &guest.permissions,
+        kind: guest.kind,
+    };
+    let vcpu = V::Vcpu::new(&config, system.pool).map_err(|error| say(&error))?;
+    if partition.is_some_and(|partition| !partition.config.apic) {
+        // SAFETY: nobody but the hypervisor uses this core's APIC.
+        unsafe { apic::silence() };
+    }
+    let shared = cores::core(number);
+    let counters = shared.counters().ok_or_else(|| say(&"no counters"))?;
+    let watched = system.is_watched(number);
+    let cpuid = exit::cpuid::cache(system, guest, partition).map_err(|error| say(&error))?;
+    let core = Core {
+        vcpu,
+        number,
+        system,
+        guest,
+        partition,
+        shared,
+        counters,
+        cpuid,
+        dataplane: Dataplane::empty(),
+        watched,
+        last_vector: 0,
+        start_up_next: false,
+    };
+    core.vcpu.control_words(&mut |name, value| crate::report::control(number, name, value));
+    Ok(core)
+}
+
+/// How a core goes on that is not in its guest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Start {
+    /// Not before it is asked.
+    Wait,
+    /// At the guest's entry point.
+    Begin,
+    /// Where a start-up IPI with this vector says.
+    Sipi(u8),
+}
+
+impl<V: Vendor> Core<V> {
+    /// The core's life.
+    fn serve(&mut self) -> ! {
+        let starts_now = match self.partition {
+            Some(partition) => partition.config.autostart,
+            None => self.is_linux_boot_core(),
+        };
+        let mut start = if starts_now { Start::Begin } else { Start::Wait };
+        loop {
+            if start == Start::Wait {
+                start = self.wait_for_start();
+                continue;
+            }
+            if self.begin(start) {
+                self.shared.set_running(true);
+                self.run();
+                self.shared.set_running(false);
+                self.leave_dataplane();
+            }
+            start = self.parked();
+        }
+    }
+
+    /// Runs the guest until it parks.
+    fn run(&mut self) {
+        loop {
+            let exit = self.vcpu.run();
+            let entered = cpu::tsc();
+            if self.watched && violation::check(self, &exit, entered) == Next::Park {
+                return;
+            }
+            let Served { reason, next } = exit::dispatch(self, exit);
+            let cycles = cpu::tsc().wrapping_sub(entered);
+            self.account(reason, cycles);
+            if self.watched {
+                trace::record(self, reason, &exit, entered, cycles);
+            }
+            if next == Next::Park {
+                return;
+            }
+        }
+    }
+
+    /// Counts one exit. This core is the only writer of its counters, so plain
+    /// loads and stores do.
+    #[inline]
+    pub(crate) fn account(&self, reason: Reason, cycles: u64) {
+        let add = |counter: &core::sync::atomic::AtomicU64, amount: u64| {
+            let value = counter.load(Ordering::Relaxed).wrapping_add(amount);
+            counter.store(value, Ordering::Relaxed);
+        };
+        add(&self.counters.total, 1);
+        if let Some(counter) = self.counters.reasons.get(reason as usize) {
+            add(&counter.total, 1);
+            add(&counter.cycles, cycles);
+            if cycles > counter.worst.load(Ordering::Relaxed) {
+                counter.worst.store(cycles, Ordering::Relaxed);
+            }
+            counter.last_rip.store(self.vcpu.rip(), Ordering::Relaxed);
+            if self.dataplane.contains(Dataplane::QUIESCE) && reason != Reason::Kick {
+                add(&self.counters.since_quiesce, 1);
+                add(&counter.since_quiesce, 1);
+            }
+        }
+    }
+
+    fn is_linux_boot_core(&self) -> bool {
+        self.guest.kind == GuestKind::Linux && self.guest.cpus.first() == Some(self.number)
+    }
+
+    /// Puts the vCPU into the state in which its guest begins. Says whether the
+    /// guest is still to run: another core may have ended it meanwhile.
+    fn begin(&mut self, start: Start) -> bool {
+        self.vcpu.flush_nested();
+        if let Start::Sipi(vector) = start {
+            self.vcpu.reset_sipi(vector);
+            return true;
+        }
+        let entry = match self.partition {
+            Some(partition) if partition.life.state() == PartitionState::Running => {
+                let index = partition.config.cpus.index_of(self.number).unwrap_or(0);
+                load::entry(partition, index)
+            }
+            Some(_) => None,
+            None => self.system.linux.as_ref().map(|linux| linux.entry),
+        };
+        if let Some(entry) = &entry {
+            self.vcpu.reset_long(entry);
+        }
+        entry.is_some()
+    }
+
+    /// Waits for a request, and serves it.
+    fn wait_for_start(&mut self) -> Start {
+        V::wait_for_nmi();
+        percpu::this().take_nmi();
+        let requests = self.shared.take();
+        if !requests.is_empty() {
+            self.shared.note_served();
+        }
+        if requests.has(Request::Start) {
+            Start::Begin
+        } else if requests.has(Request::Sipi) && self.guest.kind == GuestKind::Linux {
+            Start::Sipi(self.shared.sipi_vector())
+        } else {
+            Start::Wait
+        }
+    }
+
+    /// The core has left its guest. Says what comes next.
+    fn parked(&mut self) -> Start {
+        if let Some(partition) = self.partition {
+            life::core_parked(self, partition);
+        }
+        if core::mem::take(&mut self.start_up_next) {
+            return Start::Sipi(self.shared.sipi_vector());
+        }
+        Start::Wait
+    }
+
+    /// Flags off, and what they counted is frozen.
+    pub(crate) fn leave_dataplane(&mut self) {
+        self.update_interrupts();
+        self.set_flags(Dataplane::empty());
+    }
+
+    /// Puts `flags` in force.
+    pub(crate) fn set_flags(&mut self, flags: Dataplane) {
+        let debug = flags.contains(Dataplane::DEBUG);
+        if debug != self.dataplane.contains(Dataplane::DEBUG) {
+            self.vcpu.set_interrupt_exiting(debug);
+        }
+        self.dataplane = flags;
+        self.watched = flags.intersects(Dataplane::STRICT | Dataplane::DEBUG)
+            || self.system.is_watched(self.number);
+        self.counters.dataplane.store(flags.bits(), Ordering::Relaxed);
+    }
+
+    /// Adds the vectors that are pending or in service to the interrupts since
+    /// quiet: a partition without a local APIC cannot end them, so what came
+    /// is still there.
+    pub(crate) fn update_interrupts(&self) {
+        if self.dataplane.contains(Dataplane::QUIESCE) {
+            let seen = u64::from(apic::interrupts_seen());
+            let counter = &self.counters.interrupts_since_quiesce;
+            counter.fetch_max(seen, Ordering::Relaxed);
+        }
+    }
+}

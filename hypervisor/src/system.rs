@@ -1,0 +1,68 @@
+//! Everything about the running system, built once by the boot core and then
+//! only read.
+
+use cloister_abi::MAX_PARTITIONS;
+use cloister_core::policy::io::IoFacts;
+use cloister_manifest::{Manifest, PortRange};
+use heapless::Vec;
+
+use crate::arch::memory::FramePool;
+use crate::boot::acpi::Firmware;
+use crate::partition::linux::Linux;
+use crate::partition::Partition;
+use crate::virt::Vendor;
+
+/// The system.
+pub(crate) struct System<V: Vendor> {
+    pub(crate) manifest: &'static Manifest,
+    pub(crate) firmware: &'static Firmware,
+    pub(crate) pool: &'static FramePool,
+    pub(crate) linux: Option<Linux<V>>,
+    pub(crate) partitions: Vec<Partition<V>, MAX_PARTITIONS>,
+    /// Cores that run, in MADT order.
+    pub(crate) cores: usize,
+    /// Ports through which the machine is switched off or reset.
+    pub(crate) io: IoFacts,
+}
+
+impl<V: Vendor> System<V> {
+    /// The partition that owns core `number`.
+    pub(crate) fn partition_of(&self, number: usize) -> Option<&Partition<V>> {
+        self.partitions.iter().find(|partition| partition.config.cpus.contains(number))
+    }
+
+    /// Whether the manifest asks for every exit of this Linux core.
+    pub(crate) fn is_watched(&self, number: usize) -> bool {
+        self.manifest.linux.as_ref().is_some_and(|linux| linux.debug.contains(number))
+    }
+
+    /// What to call the owner of core `number` in records.
+    pub(crate) fn owner_name(&self, number: usize) -> &str {
+        match self.partition_of(number) {
+            Some(partition) => partition.name(),
+            None => cloister_manifest::LINUX,
+        }
+    }
+
+    /// Whether an access to `width` ports from `port` touches one that belongs
+    /// to somebody else than `partition` (`None`: Linux): the hypervisor's
+    /// console, or another partition's port.
+    pub(crate) fn foreign_port(
+        &self,
+        partition: Option<&Partition<V>>,
+        port: u16,
+        width: u8,
+    ) -> bool {
+        let own = partition.map(Partition::name);
+        let touches = |range: &PortRange| {
+            (0..u16::from(width)).any(|n| range.contains(port.saturating_add(n)))
+        };
+        self.manifest.hypervisor.console.ports().is_some_and(|range| touches(&range))
+            || self
+                .manifest
+                .partitions
+                .iter()
+                .filter(|other| Some(other.name.as_str()) != own)
+                .any(|other| other.ports.iter().any(touches))
+    }
+}
