@@ -82,8 +82,8 @@ impl fmt::Display for BlobError {
 
 impl core::error::Error for BlobError {}
 
-/// Reads a compiled manifest. The result is as large as [`Manifest`], some
-/// 40 KiB: where the stack is small use [`decode_into`].
+/// Reads a compiled manifest. The result is as large as [`Manifest`], about
+/// 30 KiB: where the stack is small use [`decode_into`].
 ///
 /// # Errors
 /// See [`BlobError`]. No input makes it panic.

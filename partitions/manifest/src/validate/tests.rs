@@ -66,7 +66,7 @@ fn told(machine: &Machine<'_>) -> Vec<String> {
     let manifest = manifest();
     let mut told = Vec::new();
     machine_problems(&manifest, machine, &mut |problem| {
-        told.push(problem.to_string())
+        told.push(problem.to_string());
     });
     let first = validate_machine(&manifest, machine)
         .err()
