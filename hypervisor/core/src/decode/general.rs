@@ -1,23 +1,25 @@
-//! Every other instruction, by the decoder of the yaxpeax project.
+//! Every store and load that drivers use on registers, in every mode.
 
-use yaxpeax_x86::{long_mode, protected_mode, real_mode};
-
-use super::{Access, DecodeError, Load, MAX_LENGTH, Mode, Store, StringStore, mask};
+use super::encoding::{Encoding, Map, parse};
+use super::{Access, DecodeError, Load, Mode, Store, StringStore, mask};
 
 pub(super) fn access(bytes: &[u8], mode: Mode, gpr: &[u64; 16]) -> Result<Access, DecodeError> {
-    match mode {
-        Mode::Bits16 => bits16::access(bytes, gpr),
-        Mode::Bits32 => bits32::access(bytes, gpr),
-        Mode::Bits64 => bits64::access(bytes, gpr),
-    }
+    let instruction = parse(bytes, mode)?;
+    let found = match instruction.map {
+        Map::One => one_byte(&instruction, mode, gpr),
+        Map::Two => two_byte(&instruction, gpr),
+        _ => None,
+    };
+    // Of these, only XCHG may be locked.
+    found
+        .filter(|access| !instruction.lock || matches!(access, Access::Exchange(..)))
+        .ok_or(DecodeError::Unsupported)
 }
 
 pub(super) fn length(bytes: &[u8], mode: Mode) -> Option<u8> {
-    match mode {
-        Mode::Bits16 => bits16::decode(bytes).ok().map(|i| i.1),
-        Mode::Bits32 => bits32::decode(bytes).ok().map(|i| i.1),
-        Mode::Bits64 => bits64::decode(bytes).ok().map(|i| i.1),
-    }
+    parse(bytes, mode)
+        .ok()
+        .map(|instruction| instruction.length)
 }
 
 /// A general-purpose register or a part of one.
@@ -29,123 +31,131 @@ struct Register {
 }
 
 impl Register {
-    fn value(self, gpr: &[u64; 16]) -> u64 {
+    /// RAX, or its lowest bytes.
+    const fn accumulator(width: u8) -> Self {
+        Self {
+            number: 0,
+            width,
+            high_byte: false,
+        }
+    }
+
+    /// The register in the ModR/M byte's middle field.
+    const fn operand(i: &Encoding<'_>, width: u8) -> Self {
+        let number = ((i.modrm >> 3) & 7) | ((i.rex & 4) << 1);
+        if width == 1 && i.rex == 0 && number >= 4 {
+            Self {
+                number: number - 4,
+                width,
+                high_byte: true,
+            }
+        } else {
+            Self {
+                number,
+                width,
+                high_byte: false,
+            }
+        }
+    }
+
+    fn store(self, i: &Encoding<'_>, gpr: &[u64; 16]) -> Store {
         let whole = gpr.get(usize::from(self.number)).copied().unwrap_or(0);
-        (if self.high_byte { whole >> 8 } else { whole }) & mask(self.width)
+        let value = if self.high_byte { whole >> 8 } else { whole };
+        Store {
+            length: i.length,
+            width: self.width,
+            value: value & mask(self.width),
+        }
+    }
+
+    /// A load of `width` bytes into the register.
+    const fn load(self, i: &Encoding<'_>, width: u8, sign_extend: bool) -> Load {
+        Load {
+            length: i.length,
+            width,
+            register: self.number,
+            register_width: self.width,
+            high_byte: self.high_byte,
+            sign_extend,
+        }
     }
 }
 
-/// The same for each of the three decoders, whose types are distinct. The lists
-/// are the register classes and immediates that only 64-bit mode has; the
-/// numbers are the bytes of an address, without and with its size prefix.
-macro_rules! decoder {
-    ($module:ident, $isa:ident, $address:literal, $swapped:literal,
-        [$($wide:ident),*], [$($long:ident),*]) => {
-        mod $module {
-            use super::*;
-            use $isa::{InstDecoder, Instruction, Opcode, Operand, register_class};
-            use yaxpeax_arch::LengthedInstruction;
-
-            pub(super) fn decode(bytes: &[u8]) -> Result<(Instruction, u8), DecodeError> {
-                let bytes = bytes.get(..MAX_LENGTH).unwrap_or(bytes);
-                let instruction = InstDecoder::default().decode_slice(bytes).map_err(|e| {
-                    if e == $isa::DecodeError::ExhaustedInput && bytes.len() < MAX_LENGTH {
-                        DecodeError::Truncated
-                    } else {
-                        DecodeError::Invalid
-                    }
-                })?;
-                let length = u8::try_from(instruction.len().to_const())
-                    .map_err(|_| DecodeError::Invalid)?;
-                Ok((instruction, length))
-            }
-
-            fn register(operand: &Operand) -> Option<Register> {
-                let Operand::Register { reg } = operand else { return None };
-                let class = reg.class();
-                let known = class == register_class::B
-                    || class == register_class::W
-                    || class == register_class::D
-                    $(|| class == register_class::$wide)*;
-                let high_byte = class == register_class::B && reg.num() >= 4;
-                known.then(|| Register {
-                    number: if high_byte { reg.num() - 4 } else { reg.num() },
-                    width: class.width(),
-                    high_byte,
-                })
-            }
-
-            fn immediate(operand: &Operand) -> Option<u64> {
-                let signed = match *operand {
-                    Operand::ImmediateI8 { imm } => i64::from(imm),
-                    Operand::ImmediateI16 { imm } => i64::from(imm),
-                    Operand::ImmediateI32 { imm } => i64::from(imm),
-                    Operand::ImmediateU8 { imm } => i64::from(imm),
-                    Operand::ImmediateU16 { imm } => i64::from(imm),
-                    Operand::ImmediateU32 { imm } => i64::from(imm),
-                    $(Operand::$long { imm } => imm,)*
-                    _ => return None,
-                };
-                Some(signed.cast_unsigned())
-            }
-
-            pub(super) fn access(bytes: &[u8], gpr: &[u64; 16]) -> Result<Access, DecodeError> {
-                let (instruction, length) = decode(bytes)?;
-                inner(&instruction, length, gpr).ok_or(DecodeError::Unsupported)
-            }
-
-            fn inner(instruction: &Instruction, length: u8, gpr: &[u64; 16]) -> Option<Access> {
-                if instruction.operand_count() != 2 {
-                    return None;
-                }
-                let (to, from) = (instruction.operand(0), instruction.operand(1));
-                let width = instruction.mem_size()?.bytes_size()?;
-                if !matches!(width, 1 | 2 | 4 | 8) {
-                    return None;
-                }
-                let store = |value: u64| Store { length, width, value: value & mask(width) };
-                let load = |register: Register, sign_extend| Load {
-                    length,
-                    width,
-                    register: register.number,
-                    register_width: register.width,
-                    high_byte: register.high_byte,
-                    sign_extend,
-                };
-                match instruction.opcode() {
-                    Opcode::MOV | Opcode::MOVNTI if to.is_memory() => {
-                        let value = match register(&from) {
-                            Some(register) => register.value(gpr),
-                            None => immediate(&from)?,
-                        };
-                        Some(Access::Store(store(value)))
-                    }
-                    Opcode::MOV | Opcode::MOVZX if from.is_memory() => {
-                        Some(Access::Load(load(register(&to)?, false)))
-                    }
-                    Opcode::MOVSX | Opcode::MOVSXD if from.is_memory() => {
-                        Some(Access::Load(load(register(&to)?, true)))
-                    }
-                    Opcode::XCHG if to.is_memory() || from.is_memory() => {
-                        let register = register(if to.is_memory() { &from } else { &to })?;
-                        Some(Access::Exchange(store(register.value(gpr)), load(register, false)))
-                    }
-                    Opcode::STOS => Some(Access::StoreString(StringStore {
-                        store: store(register(&from)?.value(gpr)),
-                        repeat: instruction.prefixes.rep_any(),
-                        address_width: if instruction.prefixes.address_size() {
-                            $swapped
-                        } else {
-                            $address
-                        },
-                    })),
-                    _ => None,
-                }
-            }
+fn one_byte(i: &Encoding<'_>, mode: Mode, gpr: &[u64; 16]) -> Option<Access> {
+    // Bit 0 of these opcodes tells a byte from a wider operand.
+    let width = if i.opcode & 1 == 0 { 1 } else { i.operand };
+    match i.opcode {
+        0xa0 | 0xa1 => {
+            return Some(Access::Load(
+                Register::accumulator(width).load(i, width, false),
+            ));
         }
-    };
+        0xa2 | 0xa3 => return Some(Access::Store(Register::accumulator(width).store(i, gpr))),
+        0xaa | 0xab => {
+            return Some(Access::StoreString(StringStore {
+                store: Register::accumulator(width).store(i, gpr),
+                repeat: i.repeat,
+                address_width: i.address,
+            }));
+        }
+        _ => {}
+    }
+    if i.modrm >> 6 == 3 {
+        return None;
+    }
+    let register = Register::operand(i, width);
+    match i.opcode {
+        0x86 | 0x87 => Some(Access::Exchange(
+            register.store(i, gpr),
+            register.load(i, width, false),
+        )),
+        0x88 | 0x89 => Some(Access::Store(register.store(i, gpr))),
+        0x8a | 0x8b => Some(Access::Load(register.load(i, width, false))),
+        0xc6 | 0xc7 if (i.modrm >> 3) & 7 == 0 => {
+            let value = sign_extended(i.immediate) & mask(width);
+            Some(Access::Store(Store {
+                length: i.length,
+                width,
+                value,
+            }))
+        }
+        // MOVSXD.
+        0x63 if mode == Mode::Bits64 => {
+            let from = i.operand.min(4);
+            Some(Access::Load(
+                Register::operand(i, i.operand).load(i, from, true),
+            ))
+        }
+        _ => None,
+    }
 }
 
-decoder!(bits16, real_mode, 2, 4, [], []);
-decoder!(bits32, protected_mode, 4, 2, [], []);
-decoder!(bits64, long_mode, 8, 4, [RB, Q], [ImmediateI64]);
+fn two_byte(i: &Encoding<'_>, gpr: &[u64; 16]) -> Option<Access> {
+    if i.modrm >> 6 == 3 {
+        return None;
+    }
+    let register = Register::operand(i, i.operand);
+    let width = if i.opcode & 1 == 0 { 1 } else { 2 };
+    match i.opcode {
+        // MOVZX, MOVSX.
+        0xb6 | 0xb7 => Some(Access::Load(register.load(i, width, false))),
+        0xbe | 0xbf => Some(Access::Load(register.load(i, width, true))),
+        // MOVNTI has no 16-bit form, in no mode, and takes no such prefix.
+        0xc3 if !i.size66 && !i.repeat => {
+            let register = Register::operand(i, i.operand.max(4));
+            Some(Access::Store(register.store(i, gpr)))
+        }
+        _ => None,
+    }
+}
+
+/// A little-endian number of 1, 2 or 4 bytes.
+fn sign_extended(bytes: &[u8]) -> u64 {
+    let value = match *bytes {
+        [a] => i64::from(i8::from_le_bytes([a])),
+        [a, b] => i64::from(i16::from_le_bytes([a, b])),
+        [a, b, c, d] => i64::from(i32::from_le_bytes([a, b, c, d])),
+        _ => 0,
+    };
+    value.cast_unsigned()
+}

@@ -4,8 +4,11 @@
 //! MOVZX, MOVSX, MOVNTI, XCHG and STOS. The address is not computed: the
 //! nested page fault names it.
 
+mod encoding;
 mod fast;
 mod general;
+#[cfg(test)]
+mod oracle;
 #[cfg(test)]
 mod tests;
 
@@ -139,6 +142,9 @@ pub fn store(bytes: &[u8], mode: Mode, gpr: &[u64; 16]) -> Result<Store, DecodeE
 
 /// Length in bytes, 1 to 15, of the instruction that starts `bytes`, whatever
 /// it does; `None` when it is invalid or longer than `bytes`.
+///
+/// It knows all that the processor can fetch but AMD's withdrawn XOP. Bytes
+/// that no processor executes may be given a length too.
 #[must_use]
 pub fn length(bytes: &[u8], mode: Mode) -> Option<u8> {
     general::length(bytes, mode)

@@ -38,8 +38,8 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// Every aligned place of `size` addresses in `model` within the bounds.
 fn places(model: &BTreeSet<u64>, size: u64, align: u64, above: u64, below: u64) -> Vec<u64> {
-    (0..100)
-        .filter(|at| size > 0 && at % align == 0 && *at >= above && at + size <= below)
+    (0..100_u64)
+        .filter(|at| size > 0 && at.is_multiple_of(align) && *at >= above && at + size <= below)
         .filter(|at| (*at..at + size).all(|i| model.contains(&i)))
         .collect()
 }
@@ -140,7 +140,7 @@ fn check(input: &PlanInput<'_>, plan: &Plan) {
         .chain([input.image])
         .collect();
     for (i, a) in all.iter().enumerate() {
-        assert!(!a.is_empty() && a.start % PAGE == 0, "{a}");
+        assert!(!a.is_empty() && a.start.is_multiple_of(PAGE), "{a}");
         assert!(
             all.iter().skip(i + 1).all(|b| !a.overlaps(b)),
             "{a} overlaps another one"
@@ -171,18 +171,18 @@ fn check(input: &PlanInput<'_>, plan: &Plan) {
         }
         assert!(usable.contains_range(a), "{a} is not usable");
     }
-    assert!(plan.pool.start % LARGE_PAGE == 0 && plan.pool.len() >= input.pool_bytes);
+    assert!(plan.pool.start.is_multiple_of(LARGE_PAGE) && plan.pool.len() >= input.pool_bytes);
     assert!(plan.trampoline.len() == PAGE && plan.trampoline.end <= 640 << 10);
     assert!(plan.trampoline.start >= PAGE);
     assert_eq!(plan.partitions.len(), input.partitions.len());
     for (block, need) in plan.partitions.iter().zip(input.partitions) {
-        assert!(block.start % LARGE_PAGE == 0 && block.start >= MIB);
+        assert!(block.start.is_multiple_of(LARGE_PAGE) && block.start >= MIB);
         assert_eq!(block.len(), need.memory.next_multiple_of(PAGE));
     }
     assert_eq!(plan.kernel.is_some(), input.linux.is_some());
     if let (Some(kernel), Some(need), Some(data)) = (plan.kernel, input.linux, plan.boot_data) {
         assert!(kernel.start >= 16 * MIB && kernel.end <= 4 * GIB);
-        assert!(kernel.start % need.alignment == 0 && kernel.len() >= need.init_size);
+        assert!(kernel.start.is_multiple_of(need.alignment) && kernel.len() >= need.init_size);
         assert!(data.len() == BOOT_DATA && data.end <= 4 * GIB);
     }
     check_e820(input, plan);

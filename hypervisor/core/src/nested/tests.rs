@@ -55,10 +55,14 @@ impl Tables for Host {
 /// What hardware makes of an address: host address, rights, type.
 type Seen = Option<(u64, Rights, MemoryType)>;
 
+fn slot(gpa: u64, shift: u32) -> usize {
+    usize::try_from(gpa >> shift & 0x1ff).expect("nine bits")
+}
+
 fn walk_ept(host: &Host, root: u64, gpa: u64) -> Seen {
     let (mut table, mut allowed) = (root, 7);
     for shift in [39, 30, 21, 12] {
-        let entry = host.read(table, (gpa >> shift) as usize & 0x1ff);
+        let entry = host.read(table, slot(gpa, shift));
         if entry & 7 == 0 {
             return None;
         }
@@ -97,7 +101,7 @@ fn walk_ept(host: &Host, root: u64, gpa: u64) -> Seen {
 fn walk_npt(host: &Host, root: u64, gpa: u64) -> Seen {
     let (mut table, mut write, mut execute) = (root, true, true);
     for shift in [39, 30, 21, 12] {
-        let entry = host.read(table, (gpa >> shift) as usize & 0x1ff);
+        let entry = host.read(table, slot(gpa, shift));
         if entry & 1 == 0 {
             return None;
         }
