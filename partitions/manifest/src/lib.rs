@@ -87,7 +87,7 @@
 //! |---|---|---|
 //! | `name` | required | its name |
 //! | `cpus` | required | its cores, each all its own. No core may have an SMT sibling that somebody else owns |
-//! | `memory` | required | its RAM: 4M to 511G, a multiple of 2M. Stacks (16 KiB a core) and page tables (4 KiB a GiB) must fit below 1 MiB |
+//! | `memory` | required | its RAM: 4M to 128G, a multiple of 2M. Stacks (16 KiB a core) and page tables (4 KiB a GiB) must fit below 1 MiB |
 //! | `program` | required | module: its ELF image; several partitions may run the same |
 //! | `args` | `""` | the program's command line, at most 512 bytes |
 //! | `dataplane` | `[]` | what it may ask for with `set_dataplane`: `"quiesce"`, `"strict"`, `"debug"`, `"populate"`. `strict` and `debug` imply `quiesce` |

@@ -12,9 +12,9 @@ pub const MEMORY_GRANULE: u64 = 2 * MIB;
 /// Least memory of a partition: 1 MiB is the loader's, see
 /// [`cloister_abi::shared`].
 pub const MIN_PARTITION_MEMORY: u64 = 4 * MIB;
-/// Most memory of a partition: it and the shared pages above it have one
-/// entry of the program's top-level page table, 512 GiB.
-pub const MAX_PARTITION_MEMORY: u64 = 511 * GIB;
+/// Most memory of a partition: what the hypervisor's loader maps, a page
+/// directory for each GiB.
+pub const MAX_PARTITION_MEMORY: u64 = 128 * GIB;
 /// Least memory of the hypervisor.
 pub const MIN_HYPERVISOR_MEMORY: u64 = 8 * MIB;
 /// Most memory of the hypervisor: more is a slip of the pen.
@@ -27,11 +27,9 @@ pub const CHANNEL_GRANULE: u64 = 4 * KIB;
 /// Most shared memory of a channel.
 pub const MAX_CHANNEL_SIZE: u64 = GIB;
 
-/// Bytes below [`PROGRAM_BASE`] that the loader needs for stacks, GDT and
-/// initial page tables of 2 MiB pages: page 0 (never mapped), GDT, top level,
-/// page directory pointers, and a page directory with a page table for each of
-/// the first 2 MiB and the shared pages, are 8 pages; the others are one
-/// directory per GiB.
+/// Bytes below [`PROGRAM_BASE`] that the loader needs: 8 pages for page 0
+/// (never mapped), the GDT and the upper levels of the initial page tables, a
+/// page directory for each GiB of memory, and a stack for each core.
 #[must_use]
 pub fn loader_bytes(cores: usize, memory: u64) -> u64 {
     let cores = u64::try_from(cores.min(MAX_CORES)).unwrap_or(u64::MAX);
