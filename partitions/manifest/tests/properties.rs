@@ -32,13 +32,20 @@ fn cpus() -> impl Strategy<Value = CpuSet> {
 }
 
 fn ports() -> impl Strategy<Value = PortRange> {
-    let base = prop_oneof![9 => 0x1000..0xffff_u16, 1 => 0x2e0..0x400_u16, 1 => any::<u16>()];
-    (base, prop_oneof![0..64_u16, any::<u16>()]).prop_map(|(base, count)| PortRange { base, count })
+    let base = prop_oneof![20 => 0x1000..0x2000_u16, 1 => 0x2e0..0x400_u16, 1 => any::<u16>()];
+    (base, prop_oneof![30 => 1..64_u16, 1 => any::<u16>()])
+        .prop_map(|(base, count)| PortRange { base, count })
 }
 
 fn device() -> impl Strategy<Value = Device> {
-    (0..2_u16, 0..2_u8, 0..33_u8, 0..2_u8, any::<bool>()).prop_map(
-        |(segment, bus, device, function, protected)| Device {
+    (
+        0..2_u16,
+        0..2_u8,
+        prop_oneof![30 => 1..32_u8, 1 => 0..34_u8],
+        0..2_u8,
+        any::<bool>(),
+    )
+        .prop_map(|(segment, bus, device, function, protected)| Device {
             address: PciAddress {
                 segment,
                 bus,
@@ -50,8 +57,7 @@ fn device() -> impl Strategy<Value = Device> {
             } else {
                 Dma::Unprotected
             },
-        },
-    )
+        })
 }
 
 fn memory() -> impl Strategy<Value = u64> {
@@ -65,7 +71,7 @@ fn console() -> impl Strategy<Value = Console> {
 fn on_violation() -> impl Strategy<Value = OnViolation> {
     prop_oneof![
         Just(OnViolation::Stop),
-        (0..4_u32).prop_map(|max| OnViolation::Restart { max }),
+        prop_oneof![9 => 1..4_u32, 1 => Just(0)].prop_map(|max| OnViolation::Restart { max }),
         Just(OnViolation::Report),
     ]
 }
