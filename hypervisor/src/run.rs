@@ -153,9 +153,9 @@ impl<V: Vendor> Core<V> {
             if self.watched && violation::check(self, &exit, entered) == Next::Park {
                 return;
             }
-            let Served { reason, next } = exit::dispatch(self, exit);
+            let Served { reason, next, exempt } = exit::dispatch(self, exit);
             let cycles = cpu::tsc().wrapping_sub(entered);
-            self.account(reason, cycles);
+            self.account(reason, cycles, exempt);
             if self.watched {
                 trace::record(self, reason, &exit, entered, cycles);
             }
@@ -168,7 +168,7 @@ impl<V: Vendor> Core<V> {
     /// Counts one exit. This core is the only writer of its counters, so plain
     /// loads and stores do.
     #[inline]
-    pub(crate) fn account(&self, reason: Reason, cycles: u64) {
+    pub(crate) fn account(&self, reason: Reason, cycles: u64, exempt: bool) {
         let add = |counter: &core::sync::atomic::AtomicU64, amount: u64| {
             let value = counter.load(Ordering::Relaxed).wrapping_add(amount);
             counter.store(value, Ordering::Relaxed);
@@ -181,7 +181,7 @@ impl<V: Vendor> Core<V> {
                 counter.worst.store(cycles, Ordering::Relaxed);
             }
             counter.last_rip.store(self.vcpu.rip(), Ordering::Relaxed);
-            if self.dataplane.contains(Dataplane::QUIESCE) && reason != Reason::Kick {
+            if !exempt && self.dataplane.contains(Dataplane::QUIESCE) {
                 add(&self.counters.since_quiesce, 1);
                 add(&counter.since_quiesce, 1);
             }

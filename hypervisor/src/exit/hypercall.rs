@@ -3,7 +3,7 @@
 use cloister_abi::hypercall::Error;
 use cloister_abi::{Hypercall, Reason};
 
-use crate::exit::{Next, Served};
+use crate::exit::Served;
 use crate::partition::{dataplane, life};
 use crate::report;
 use crate::run::Core;
@@ -25,12 +25,12 @@ pub(crate) fn serve<V: Vendor>(core: &mut Core<V>) -> Served {
     }
     let number = core.vcpu.registers().gpr[reg::RAX];
     let argument = core.vcpu.registers().gpr[reg::RDI];
-    let mut next = Next::Resume;
+    let mut served = Served::resume(REASON);
     let result = match (Hypercall::from_number(number), core.partition) {
         (Some(Hypercall::Null), _) => 0,
         (Some(Hypercall::SetDataplane), Some(partition)) => {
             let (result, then) = dataplane::set(core, partition, argument);
-            next = then;
+            served = Served::exempt(REASON, then);
             result
         }
         (Some(Hypercall::ConsoleFlush), Some(partition)) => {
@@ -38,12 +38,12 @@ pub(crate) fn serve<V: Vendor>(core: &mut Core<V>) -> Served {
             0
         }
         (Some(Hypercall::Finish), Some(partition)) => {
-            next = life::finish(partition, argument);
+            served.next = life::finish(partition, argument);
             0
         }
         (None, _) | (Some(_), None) => Error::UnknownCall as i64,
     };
     core.vcpu.registers().gpr[reg::RAX] = result.cast_unsigned();
     core.vcpu.skip();
-    Served { reason: REASON, next }
+    served
 }

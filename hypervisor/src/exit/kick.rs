@@ -14,10 +14,10 @@ use crate::virt::{Event, GuestKind, Vcpu, Vendor};
 pub(crate) fn nmi<V: Vendor>(core: &mut Core<V>) -> Served {
     percpu::this().take_nmi();
     if core.shared.has_requests() {
-        return Served { reason: Reason::Kick, next: serve(core) };
+        return Served::exempt(Reason::Kick, serve(core));
     }
     if core.shared.is_late_kick() {
-        return Served::resume(Reason::Kick);
+        return Served::exempt(Reason::Kick, Next::Resume);
     }
     core.vcpu.inject(Event::Nmi);
     Served::resume(Reason::Nmi)

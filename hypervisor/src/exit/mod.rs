@@ -33,12 +33,24 @@ pub(crate) struct Served {
     /// What it counts as.
     pub(crate) reason: Reason,
     pub(crate) next: Next,
+    /// No exit in the sense of the contract: `set_dataplane`, or a kick.
+    pub(crate) exempt: bool,
 }
 
 impl Served {
     /// Served, and back into the guest.
     pub(crate) const fn resume(reason: Reason) -> Self {
-        Self { reason, next: Next::Resume }
+        Self::new(reason, Next::Resume)
+    }
+
+    /// Served.
+    pub(crate) const fn new(reason: Reason, next: Next) -> Self {
+        Self { reason, next, exempt: false }
+    }
+
+    /// Served, and none of the exits that a quiet core does not have.
+    pub(crate) const fn exempt(reason: Reason, next: Next) -> Self {
+        Self { reason, next, exempt: true }
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) fn serve<V: Vendor>(
         Some(partition) => in_partition(core, partition, gpa, access),
         None => in_linux(core, gpa, access, during_walk),
     };
-    Served { reason: Reason::NestedPageFault, next }
+    Served::new(Reason::NestedPageFault, next)
 }
 
 /// A partition touches its RAM for the first time, or what it does not own:

@@ -36,7 +36,7 @@ pub(crate) fn serve<V: Vendor>(core: &mut Core<V>, exit: Exit) -> Served {
         // INIT and start-up IPIs are emulated; a physical one is not a guest's.
         _ => Next::Resume,
     };
-    Served { reason, next }
+    Served::new(reason, next)
 }
 
 fn refuse<V: Vendor>(core: &mut Core<V>, reason: Reason, event: Event) -> Next {

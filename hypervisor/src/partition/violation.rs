@@ -33,7 +33,7 @@ pub(crate) fn check<V: Vendor>(core: &mut Core<V>, exit: &Exit, entered: u64) ->
         return Next::Resume;
     }
     let cycles = crate::arch::cpu::tsc().wrapping_sub(entered);
-    core.account(reason, cycles);
+    core.account(reason, cycles, false);
     trace::record(core, reason, exit, entered, cycles);
     if partition.life.change(PartitionState::Running, PartitionState::Violated) {
         if let OnViolation::Restart { max } = partition.config.on_violation {

@@ -68,6 +68,7 @@ bits! { PRIMARY_ON: "primary processor-based", "IA32_VMX_TRUE_PROCBASED_CTLS, MS
 }
 bits! { PRIMARY_PARTITION: "primary processor-based", "IA32_VMX_TRUE_PROCBASED_CTLS, MSR 0x48e";
     10 "MWAIT exiting",
+    23 "MOV-DR exiting",
     29 "MONITOR exiting",
 }
 bits! { PRIMARY_OFF: "primary processor-based", "IA32_VMX_TRUE_PROCBASED_CTLS, MSR 0x48e";

@@ -17,7 +17,6 @@ pub(super) mod kind {
     pub(in super::super) const INTERRUPT: u32 = 0;
     pub(in super::super) const NMI: u32 = 2;
     pub(in super::super) const EXCEPTION: u32 = 3;
-    pub(in super::super) const SOFTWARE_INTERRUPT: u32 = 4;
     pub(in super::super) const PRIVILEGED_SOFTWARE_EXCEPTION: u32 = 5;
 }
 

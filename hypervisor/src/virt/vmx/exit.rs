@@ -29,6 +29,7 @@ pub(super) mod reason {
     pub(in super::super) const VMCLEAR: u64 = 19;
     pub(in super::super) const VMXON: u64 = 27;
     pub(in super::super) const CONTROL_REGISTER: u64 = 28;
+    pub(in super::super) const DEBUG_REGISTER: u64 = 29;
     pub(in super::super) const IO: u64 = 30;
     pub(in super::super) const RDMSR: u64 = 31;
     pub(in super::super) const WRMSR: u64 = 32;
@@ -118,6 +119,7 @@ impl VmxVcpu {
             reason::HLT | reason::MWAIT | reason::MONITOR | reason::PAUSE => Exit::Halt,
             reason::INVD | reason::WBINVD => Exit::CacheControl,
             reason::XSETBV => Exit::Xsetbv,
+            reason::DEBUG_REGISTER => Exit::ControlRegister { qualification },
             reason::GETSEC
             | reason::VMCLEAR..=reason::VMXON
             | reason::INVEPT

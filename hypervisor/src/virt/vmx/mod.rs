@@ -17,12 +17,11 @@
 //! wait-for-SIPI is not used. External interrupts go to the guest unless DEBUG
 //! asks otherwise; NMIs always exit, with virtual NMIs for the guest. No TPR
 //! shadow, no virtualised APIC accesses, no virtual-interrupt delivery, no
-//! posted interrupts, no preemption timer. Debug registers are the guest's:
-//! MOV DR does not exit. Task switches always exit on VMX and end in
+//! posted interrupts, no preemption timer. Task switches always exit on VMX and end in
 //! [`Exit::TaskSwitch`]. A failed entry ends in [`Exit::EntryFailure`]: its
 //! code is the exit reason if bit 31 is set, otherwise the VM-instruction
 //! error (0: VMfailInvalid). [`Exit::ControlRegister`] is an access to CR0 or
-//! CR4 that raises #GP(0).
+//! CR4 that raises #GP(0), or a partition's MOV DR.
 //!
 //! [`Exit::TaskSwitch`]: crate::virt::Exit::TaskSwitch
 //! [`Exit::EntryFailure`]: crate::virt::Exit::EntryFailure
