@@ -373,7 +373,7 @@ fn instruction() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(20_000))]
+    #![proptest_config(ProptestConfig::with_cases(5_000))]
 
     #[test]
     fn the_fast_path_agrees_with_the_decoder(bytes in fast_form(), gpr: [u64; 16]) {

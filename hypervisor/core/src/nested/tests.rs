@@ -388,13 +388,13 @@ fn agrees<F: Format>(steps: &[Step], gib: bool, budget: usize, walk: fn(&Host, u
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn ept_agrees_with_the_model(
         steps in prop::collection::vec(step(), 1..12),
         gib: bool,
-        budget in prop_oneof![1..20_usize, Just(1500)],
+        budget in prop_oneof![1..20_usize, Just(300)],
     ) {
         agrees::<Ept>(&steps, gib, budget, walk_ept);
     }
@@ -403,7 +403,7 @@ proptest! {
     fn npt_agrees_with_the_model(
         steps in prop::collection::vec(step(), 1..12),
         gib: bool,
-        budget in prop_oneof![1..20_usize, Just(1500)],
+        budget in prop_oneof![1..20_usize, Just(300)],
     ) {
         agrees::<Npt>(&steps, gib, budget, walk_npt);
     }
