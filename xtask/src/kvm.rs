@@ -96,3 +96,61 @@ fn nested_vendor(leaves: &[Leaf]) -> Option<&'static str> {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The answer of an AMD machine, itself a virtual one, where /dev/kvm
+    /// opens and makes VMs, but cannot nest: as recorded.
+    fn recorded() -> Vec<Leaf> {
+        let text = include_str!("../testdata/kvm-without-nesting.json");
+        match serde_json::from_str(text).unwrap() {
+            Probe::Supported(leaves) => leaves,
+            Probe::Unusable(why) => panic!("{why}"),
+        }
+    }
+
+    /// The recorded answer with one more bit in ECX of one leaf: all that
+    /// kvm_intel or kvm_amd change for nesting.
+    fn with_bit(function: u32, bit: u32) -> Probe {
+        let mut leaves = recorded();
+        let leaf = leaves.iter_mut().find(|leaf| leaf.function == function);
+        leaf.unwrap().ecx |= 1 << bit;
+        Probe::Supported(leaves)
+    }
+
+    #[test]
+    fn a_kvm_that_cannot_nest_is_not_used() {
+        let probe = Probe::Supported(recorded());
+        assert!(matches!(choose(Accel::Auto, &probe), Ok(Choice::Tcg(_))));
+        let error = choose(Accel::Kvm, &probe).unwrap_err().to_string();
+        assert!(error.contains("neither VMX nor SVM"), "{error}");
+    }
+
+    #[test]
+    fn nested_kvm_is_used_unless_told_otherwise() {
+        for (function, bit, vendor) in [(1, 5, "intel"), (0x8000_0001, 2, "amd")] {
+            let probe = with_bit(function, bit);
+            assert_eq!(choose(Accel::Auto, &probe).unwrap(), Choice::Kvm(vendor));
+            assert_eq!(choose(Accel::Kvm, &probe).unwrap(), Choice::Kvm(vendor));
+            assert!(matches!(choose(Accel::Tcg, &probe), Ok(Choice::Tcg(_))));
+        }
+    }
+
+    #[test]
+    fn other_bits_and_other_leaves_do_not_count() {
+        // CPUID.01H:ECX[2] is DTES64; CPUID Fn8000_0001 ECX[5] is ABM.
+        for (function, bit) in [(1, 2), (0x8000_0001, 5), (7, 5)] {
+            let choice = choose(Accel::Auto, &with_bit(function, bit));
+            assert!(matches!(choice, Ok(Choice::Tcg(_))), "{function:#x} {bit}");
+        }
+    }
+
+    #[test]
+    fn no_kvm_at_all() {
+        let probe = Probe::Unusable("/dev/kvm: No such file or directory".into());
+        assert!(matches!(choose(Accel::Auto, &probe), Ok(Choice::Tcg(why)) if why.contains("kvm")));
+        assert!(choose(Accel::Kvm, &probe).is_err());
+    }
+}

@@ -14,6 +14,8 @@ use crate::system::{SerialPorts, System};
 use crate::{paths, tools};
 
 mod live;
+#[cfg(test)]
+mod tests;
 
 pub use live::{Live, Screen};
 
