@@ -133,24 +133,13 @@ pub(super) unsafe fn save_host(area: *mut Area) {
     }
 }
 
-/// Lets what GIF = 0 has held back in: NMIs, and an INIT as #SX. The host's
-/// handlers run, and it is held back again.
+/// Lets in what GIF = 0 has held back: NMIs, and an INIT as #SX. The host's
+/// handlers run, and the rest is held back again.
 pub(super) fn take_pending() {
-    // SAFETY: EFER.SVME is set on every core that runs this. #SX strikes where
-    // the fix-up expects it (AMD APM vol. 2, 15.28 "Security Exception").
-    unsafe {
-        asm!(
-            "stgi",
-            "2:",
-            "nop",
-            "3:",
-            "clgi",
-            ".pushsection .fixup, \"a\"",
-            ".quad 2b, 3b",
-            ".quad 3b, 3b",
-            ".popsection",
-        );
-    }
+    with_gif(|| {
+        // SAFETY: a place between STGI and CLGI.
+        unsafe { asm!("nop", options(nomem, nostack, preserves_flags)) };
+    });
 }
 
 /// Clears GIF.
