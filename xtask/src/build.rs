@@ -39,26 +39,37 @@ pub fn everything() -> Result<&'static Built> {
 }
 
 fn build() -> Result<Built> {
-    let programs = program_binaries(&metadata(true)?);
+    let packages = program_binaries(&metadata(true)?);
     let mut command = cargo();
     command.args(["build", "--quiet", "--release", "--target", TARGET]);
     command.args(["--package", "hypervisor"]);
-    for package in programs.keys() {
+    for package in packages.keys() {
         command.args(["--package", package]);
     }
     let status = command.status().context("cannot run cargo")?;
     if !status.success() {
         bail!("building the hypervisor and the programs failed: {status}");
     }
-    let folder = paths::target().join(TARGET).join("release");
     Ok(Built {
-        hypervisor: folder.join("hypervisor"),
-        programs: programs
-            .into_values()
-            .flatten()
-            .map(|binary| (binary.clone(), folder.join(binary)))
-            .collect(),
+        hypervisor: release().join("hypervisor"),
+        programs: programs()?,
     })
+}
+
+fn release() -> PathBuf {
+    paths::target().join(TARGET).join("release")
+}
+
+/// The partition programs of this workspace by name, and where their ELF
+/// files are once they are built.
+///
+/// # Errors
+/// See [`metadata`].
+pub fn programs() -> Result<BTreeMap<String, PathBuf>> {
+    let binaries = program_binaries(&metadata(true)?).into_values().flatten();
+    Ok(binaries
+        .map(|binary| (binary.clone(), release().join(binary)))
+        .collect())
 }
 
 /// cargo, in the repository's top folder.

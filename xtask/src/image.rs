@@ -116,7 +116,7 @@ fn stage_cloister(recipe: &Recipe, stage: &Path, image: &mut Image) -> Result<St
         }
         check_name(name)?;
         let staged = stage.join("boot").join(format!("module-{name}"));
-        match loaded.source(kind, name)? {
+        match loaded.source(kind, name, &built.programs)? {
             Source::DebianKernel => stage_kernel(&staged)?,
             Source::OwnInitramfs => stage_initramfs(recipe, &staged)?,
             Source::File(path) => link(&path, &staged)?,

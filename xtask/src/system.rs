@@ -1,11 +1,12 @@
 //! What is to be booted: a system file, or Linux without Cloister.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use cloister_manifest::{Console, Manifest, ModuleKind, Size};
+use anyhow::{Context, Result, bail, ensure};
+use cloister_manifest::{Console, Manifest, ModuleKind, Problem, Size};
 
-use crate::paths;
+use crate::{build, paths};
 
 /// The kernel's module name for Debian's kernel, fetched by us.
 pub const KERNEL: &str = "vmlinuz";
@@ -44,16 +45,12 @@ impl System {
     pub fn load(&self) -> Result<Option<Loaded>> {
         match self {
             Self::File(path) => {
-                let manifest = accept(cloister_manifest::load(path)?);
-                let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
-                Ok(Some(Loaded { manifest, folder }))
+                let parsed = cloister_manifest::load(path)?;
+                accept(parsed, path.parent().unwrap_or(Path::new(""))).map(Some)
             }
             Self::Inline(text) => {
                 let parsed = cloister_manifest::parse(Path::new("inline"), text)?;
-                Ok(Some(Loaded {
-                    manifest: accept(parsed),
-                    folder: paths::root().join("partitions"),
-                }))
+                accept(parsed, &paths::root().join("partitions")).map(Some)
             }
             Self::Bare(_) => Ok(None),
         }
@@ -73,12 +70,38 @@ impl System {
     }
 }
 
-/// Prints the warnings.
-fn accept(parsed: cloister_manifest::Loaded) -> Manifest {
+/// Prints the warnings and looks for the modules.
+fn accept(parsed: cloister_manifest::Loaded, folder: &Path) -> Result<Loaded> {
     for warning in &parsed.warnings {
         eprintln!("{warning}");
     }
-    parsed.manifest
+    let loaded = Loaded {
+        manifest: parsed.manifest.clone(),
+        folder: folder.to_owned(),
+    };
+    let programs = build::programs()?;
+    let mut complaints = Vec::new();
+    for (kind, name) in loaded.manifest.modules() {
+        if let Err(error) = loaded.source(kind, name, &programs) {
+            let key = key(&loaded.manifest, kind, name);
+            let problem = Problem::error(format_args!("{key}"), format_args!("{error}"));
+            complaints.push(parsed.diagnose(&problem).to_string());
+        }
+    }
+    ensure!(complaints.is_empty(), "{}", complaints.join("\n"));
+    Ok(loaded)
+}
+
+/// The key that first names a module.
+fn key(manifest: &Manifest, kind: ModuleKind, name: &str) -> String {
+    match kind {
+        ModuleKind::Kernel => "linux.kernel".into(),
+        ModuleKind::Initrd => "linux.initrd".into(),
+        ModuleKind::Program => {
+            let index = manifest.partitions.iter().position(|p| p.program == name);
+            format!("partition[{}].program", index.unwrap_or(0))
+        }
+    }
 }
 
 impl Loaded {
@@ -147,8 +170,14 @@ impl Loaded {
     /// Where the file of a module comes from.
     ///
     /// # Errors
-    /// It is neither a program of this workspace nor beside the system file.
-    pub fn source(&self, kind: ModuleKind, name: &str) -> Result<Source> {
+    /// It is neither one of `programs` (those of this workspace) nor beside
+    /// the system file.
+    pub fn source(
+        &self,
+        kind: ModuleKind,
+        name: &str,
+        programs: &BTreeMap<String, PathBuf>,
+    ) -> Result<Source> {
         let beside = self.folder.join(name);
         let exists = beside.is_file();
         match kind {
@@ -156,15 +185,14 @@ impl Loaded {
             ModuleKind::Initrd if name == INITRD && !exists => Ok(Source::OwnInitramfs),
             ModuleKind::Program => {
                 let stem = name.strip_suffix(".elf").unwrap_or(name);
-                let built = crate::build::everything()?;
-                match built.programs.get(stem) {
+                match programs.get(stem) {
                     Some(elf) => Ok(Source::Program(elf.clone())),
                     None if exists => Ok(Source::Program(beside)),
                     None => {
-                        let known: Vec<&str> = built.programs.keys().map(String::as_str).collect();
+                        let known: Vec<&str> = programs.keys().map(String::as_str).collect();
                         bail!(
-                            "program \"{name}\" is neither a program of this workspace ({}) \
-                             nor the file {}",
+                            "\"{name}\" is neither a program of this workspace ({}) nor \
+                             the file {}; name one of them",
                             known.join(", "),
                             beside.display()
                         )
@@ -173,9 +201,7 @@ impl Loaded {
             }
             _ if exists => Ok(Source::File(beside)),
             _ => bail!(
-                "the {} \"{name}\" is not at {}; \"{}\" stands for the one that is fetched or \
-                 made for you",
-                kind.describe(),
+                "there is no file {}; \"{}\" stands for the one that is fetched or made for you",
                 beside.display(),
                 if kind == ModuleKind::Kernel {
                     KERNEL
@@ -217,4 +243,80 @@ pub fn parse_size(text: &str) -> Result<u64> {
     Size::parse(text)
         .map(|size| size.0)
         .with_context(|| format!("\"{text}\" is no size; write e.g. 512M or 2G"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SYSTEM: &str = r#"
+[linux]
+cpus = [0]
+kernel = "vmlinuz"
+initrd = "initrd.img"
+cmdline = "console=ttyS0"
+
+[[partition]]
+name = "a"
+cpus = [5]
+memory = "300M"
+program = "spin.elf"
+"#;
+
+    fn inline(text: &str) -> Result<Loaded> {
+        System::Inline(text.to_owned()).load().map(Option::unwrap)
+    }
+
+    #[test]
+    fn sizes_of_the_machine() {
+        let loaded = inline(SYSTEM).unwrap();
+        assert_eq!(loaded.cpus(), 6);
+        // 32 + 302 + 512 + 64 MiB, rounded up.
+        assert_eq!(loaded.memory(), 1024 << 20);
+        assert!(parse_size("12").is_err());
+    }
+
+    #[test]
+    fn where_modules_come_from() {
+        let loaded = inline(SYSTEM).unwrap();
+        let programs = build::programs().unwrap();
+        let source = |kind, name| loaded.source(kind, name, &programs);
+        assert_eq!(
+            source(ModuleKind::Kernel, "vmlinuz").unwrap(),
+            Source::DebianKernel
+        );
+        assert_eq!(
+            source(ModuleKind::Initrd, "initrd.img").unwrap(),
+            Source::OwnInitramfs
+        );
+        let spin = source(ModuleKind::Program, "spin.elf").unwrap();
+        assert!(matches!(spin, Source::Program(elf) if elf.ends_with("release/spin")));
+        let file = source(ModuleKind::Initrd, "demo.toml").unwrap();
+        assert!(matches!(file, Source::File(path) if path.ends_with("partitions/demo.toml")));
+    }
+
+    #[test]
+    fn a_missing_module_is_told_with_its_line() {
+        let text = SYSTEM.replace("spin.elf", "nothing.elf");
+        let error = inline(&text).unwrap_err().to_string();
+        assert!(error.contains("inline:12: partition[0].program"), "{error}");
+        assert!(error.contains("exits"), "{error}");
+        let text = SYSTEM.replace("\"vmlinuz\"", "\"bzImage\"");
+        let error = inline(&text).unwrap_err().to_string();
+        assert!(error.contains("inline:4: linux.kernel"), "{error}");
+    }
+
+    #[test]
+    fn the_hypervisor_needs_a_port_of_its_own() {
+        let ports = |console: &str, text: &str| {
+            let text = format!("[hypervisor]\nconsole = \"{console}\"\n{text}");
+            inline(&text)?.serial_ports()
+        };
+        let com3 = ports("com3", SYSTEM).unwrap();
+        assert_eq!((com3.linux, com3.hypervisor), (0, 2));
+        let alone = SYSTEM.split_at(SYSTEM.find("[[").unwrap()).1;
+        assert_eq!(ports("com1", alone).unwrap().hypervisor, 0);
+        assert!(ports("com1", SYSTEM).is_err());
+        assert!(ports("none", SYSTEM).is_err());
+    }
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
+use crate::system::System;
 use crate::{build, paths};
 
 /// Everything: the system files of partitions/, and the workspace's rules.
@@ -18,23 +19,29 @@ use crate::{build, paths};
 pub fn everything() -> Result<Vec<String>> {
     let mut complaints = system_files(&own_system_files()?);
     complaints.extend(crates::complaints(&build::metadata(true)?));
-    complaints.extend(sources::complaints(&paths::root())?);
+    let sources = sources::complaints(&paths::root())?;
+    if sources
+        .iter()
+        .any(|complaint| complaint.contains(": unsafe"))
+    {
+        complaints.push(format!(
+            "unsafe may stand only in {}",
+            sources::UNSAFE_FOLDERS.join(", ")
+        ));
+    }
+    complaints.extend(sources);
     Ok(complaints)
 }
 
-/// Validates system files; also that the modules they name exist.
+/// Validates system files; also that the modules they name exist. Warnings
+/// are printed; they are no complaints.
 #[must_use]
 pub fn system_files(files: &[PathBuf]) -> Vec<String> {
-    let mut complaints = Vec::new();
-    for file in files {
-        match cloister_manifest::load(file) {
-            Ok(loaded) => {
-                complaints.extend(loaded.warnings.iter().map(ToString::to_string));
-            }
-            Err(errors) => complaints.push(errors.to_string()),
-        }
-    }
-    complaints
+    files
+        .iter()
+        .filter_map(|file| System::File(file.clone()).load().err())
+        .map(|error| format!("{error:#}"))
+        .collect()
 }
 
 fn own_system_files() -> Result<Vec<PathBuf>> {
