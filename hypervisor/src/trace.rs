@@ -88,7 +88,7 @@ fn qualification<V: Vendor>(core: &mut Core<V>, exit: &Exit) -> u64 {
         Exit::Exception { vector, .. } => u64::from(vector),
         Exit::ExternalInterrupt { .. } => u64::from(core.last_vector),
         Exit::Sipi { vector } => u64::from(vector),
-        Exit::ControlRegister { qualification } | Exit::Other { qualification, .. } => {
+        Exit::ControlRegister { qualification, .. } | Exit::Other { qualification, .. } => {
             qualification
         }
         Exit::EntryFailure { code } => code,
@@ -117,7 +117,7 @@ pub(crate) fn describe<V: Vendor>(core: &mut Core<V>, exit: &Exit) -> heapless::
         Exit::Exception { vector, error, .. } => {
             write!(text, "vector {vector} error {:#x}", error.unwrap_or(0))
         }
-        Exit::ControlRegister { qualification } => write!(text, "access {qualification:#x}"),
+        Exit::ControlRegister { qualification, .. } => write!(text, "access {qualification:#x}"),
         Exit::Other { code, qualification } => write!(text, "code {code:#x} {qualification:#x}"),
         Exit::EntryFailure { code } => write!(text, "code {code:#x}"),
         _ => Ok(()),

@@ -30,7 +30,7 @@ pub(crate) fn serve<V: Vendor>(core: &mut Core<V>, exit: Exit) -> Served {
             Next::Resume
         }
         Exit::Virtualization => refuse(core, reason, Event::UD),
-        Exit::ControlRegister { .. } => refuse(core, reason, Event::GP),
+        Exit::ControlRegister { completed: false, .. } => refuse(core, reason, Event::GP),
         // MONITOR and MWAIT, which CPUID hides from a partition.
         Exit::Halt => refuse(core, reason, Event::UD),
         // INIT and start-up IPIs are emulated; a physical one is not a guest's.

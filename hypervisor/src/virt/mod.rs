@@ -46,6 +46,12 @@ pub(crate) trait Vendor: Copy + Sync + 'static {
     /// [`Vendor::check`] returned `Ok` on this core; no vCPU exists on it yet.
     unsafe fn enable(pool: &FramePool) -> Result<(), Unsupported>;
 
+    /// Whether the nested page table maps 1 GiB pages, given whether the
+    /// processor's own page tables do.
+    fn nested_gib_pages(host: bool) -> bool {
+        host
+    }
+
     /// Waits in the hypervisor for an NMI, on a core that has been enabled
     /// (`arch::cpu::wait_for_nmi`; on AMD with GIF set around it). Returns at
     /// once if one has been noted and not taken.
@@ -315,8 +321,10 @@ pub(crate) enum Exit {
     Halt,
     /// INVD or WBINVD.
     CacheControl,
-    /// A control or debug register access that exits.
-    ControlRegister { qualification: u64 },
+    /// A control or debug register access that exits. `completed`: the vCPU
+    /// has done what it takes and the guest goes on; otherwise the access is
+    /// one that the guest may not make.
+    ControlRegister { qualification: u64, completed: bool },
     /// A VMX or SVM instruction other than the hypercall.
     Virtualization,
     TaskSwitch,

@@ -55,6 +55,7 @@ pub(super) fn rare(vmcb: &Vmcb) -> (Exit, u8) {
         0x00..=0x3f => (
             Exit::ControlRegister {
                 qualification: code,
+                completed: false,
             },
             3,
         ),

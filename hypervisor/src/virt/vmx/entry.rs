@@ -32,12 +32,10 @@ const _: () = assert!(size_of::<Registers>() == 128 && size_of::<Context>() == 2
 const _: () = assert!(reg::RAX == 0 && reg::RCX == 1 && reg::RDX == 2 && reg::RBX == 3);
 const _: () = assert!(reg::RSP == 4 && reg::RBP == 5 && reg::RSI == 6 && reg::RDI == 7);
 
-/// [`enter`]: an NMI was noted before the entry; the guest has not run.
+/// An NMI was noted before the entry; the guest has not run.
 pub(super) const ABANDONED: u64 = 1 << 32;
-/// [`enter`]: VMfailInvalid, no current VMCS.
-pub(super) const FAILED_INVALID: u64 = 2 << 32;
-/// [`enter`]: VMfailValid; the VM-instruction error field says why.
-pub(super) const FAILED_VALID: u64 = 3 << 32;
+/// VMfail; the VM-instruction error field says why.
+pub(super) const FAILED: u64 = 2 << 32;
 
 // Of the two copies, the one with VMRESUME is the hot path: 26 instructions
 // in, 26 out. The NMI handler moves a core that it finds between the test of
@@ -76,9 +74,7 @@ global_asm!(
     mov rsp, [rsp + {host_rsp} - 128]
     pop rbp
     pop rbx
-    mov rax, {failed_valid}
-    mov rcx, {failed_invalid}
-    cmovc rax, rcx
+    mov rax, {failed}
     ret
 4:
     mov esi, {guest_rsp}
@@ -140,8 +136,7 @@ cloister_vmx_abandon:
     guest_rsp = const x86::vmx::vmcs::guest::RSP,
     exit_reason = const x86::vmx::vmcs::ro::EXIT_REASON,
     abandoned = const ABANDONED,
-    failed_invalid = const FAILED_INVALID,
-    failed_valid = const FAILED_VALID,
+    failed = const FAILED,
 );
 
 unsafe extern "C" {

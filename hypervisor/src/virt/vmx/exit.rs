@@ -71,9 +71,9 @@ impl VmxVcpu {
         }
     }
 
-    /// As [`Self::decode`]. Two kinds of exit are followed by another entry at
-    /// once: those that only say that the guest can now take what waited for
-    /// it, and a write of CR0 that is run again.
+    /// As [`Self::decode`]. Exits that only say that the guest can now take
+    /// what waited for it are followed by another entry at once: they are the
+    /// end of an exit that has been reported.
     #[cold]
     #[inline(never)]
     fn decode_rare(&mut self, outcome: u64) -> Exit {
@@ -81,12 +81,6 @@ impl VmxVcpu {
         loop {
             match outcome {
                 reason::INTERRUPT_WINDOW | reason::NMI_WINDOW => {}
-                reason::CONTROL_REGISTER => {
-                    let qualification = self.vmcs.read(f::QUALIFICATION);
-                    if !self.updates_cr0_shadow(qualification) {
-                        return Exit::ControlRegister { qualification };
-                    }
-                }
                 reason::CPUID => return Exit::Cpuid,
                 reason::RDMSR => return Exit::Rdmsr,
                 reason::WRMSR => return Exit::Wrmsr,
@@ -119,15 +113,21 @@ impl VmxVcpu {
             reason::HLT | reason::MWAIT | reason::MONITOR | reason::PAUSE => Exit::Halt,
             reason::INVD | reason::WBINVD => Exit::CacheControl,
             reason::XSETBV => Exit::Xsetbv,
-            reason::DEBUG_REGISTER => Exit::ControlRegister { qualification },
+            reason::CONTROL_REGISTER => Exit::ControlRegister {
+                qualification,
+                completed: self.updates_cr0_shadow(qualification),
+            },
+            reason::DEBUG_REGISTER => Exit::ControlRegister {
+                qualification,
+                completed: false,
+            },
             reason::GETSEC
             | reason::VMCLEAR..=reason::VMXON
             | reason::INVEPT
             | reason::INVVPID
             | reason::VMFUNC => Exit::Virtualization,
             entry::ABANDONED => Exit::Nmi,
-            entry::FAILED_INVALID => Exit::EntryFailure { code: 0 },
-            entry::FAILED_VALID => Exit::EntryFailure {
+            entry::FAILED => Exit::EntryFailure {
                 code: self.vmcs.read(f::INSTRUCTION_ERROR).into(),
             },
             _ if outcome & ENTRY_FAILED != 0 => match outcome & 0xffff {

@@ -20,7 +20,7 @@
 //! posted interrupts, no preemption timer. Task switches always exit on VMX and end in
 //! [`Exit::TaskSwitch`]. A failed entry ends in [`Exit::EntryFailure`]: its
 //! code is the exit reason if bit 31 is set, otherwise the VM-instruction
-//! error (0: VMfailInvalid). [`Exit::ControlRegister`] is an access to CR0 or
+//! error. [`Exit::ControlRegister`] is an access to CR0 or
 //! CR4 that raises #GP(0), or a partition's MOV DR.
 //!
 //! [`Exit::TaskSwitch`]: crate::virt::Exit::TaskSwitch
@@ -187,6 +187,11 @@ impl Vendor for Vmx {
             );
         }
         Ok(())
+    }
+
+    fn nested_gib_pages(host: bool) -> bool {
+        // SAFETY: guests are made only after `check`.
+        host && unsafe { ept::has_gib_pages() }
     }
 
     fn wait_for_nmi() {
