@@ -2,6 +2,16 @@
 # First process of the guest. The lines it prints after the byte 0x1e are read
 # by the host: user space is there; the command ended, with its status.
 
+if [ $$ -ne 1 ]; then
+    # Leader of the command's session (see below). When it ends, the kernel
+    # hangs the console up and drops what was not yet sent: so it waits.
+    trap : INT
+    sh -c "$(cat /cloister/run)"
+    status=$?
+    stty sane
+    exit $status
+fi
+
 bb=/bin/busybox
 $bb mount -t proc proc /proc
 $bb mount -t sysfs sysfs /sys
@@ -22,8 +32,8 @@ printf '\036cloister-user-space\n'
 
 if [ -f /cloister/run ]; then
     # A session of its own on the console, so that Ctrl-C ends the command
-    # and not this script.
-    setsid cttyhack sh -c "$(cat /cloister/run)"
+    # and not the first process.
+    setsid cttyhack /init
     status=$?
     # Kernel messages must not come between the bytes of the status line.
     dmesg -n 1

@@ -40,12 +40,31 @@ pub fn print(report: &Report, out: &mut dyn Write) -> fmt::Result {
     for partition in &report.partitions {
         result(partition, out)?;
     }
+    refusals(report, out)
+}
+
+/// The most kinds of refusals that are shown; all are in the JSON.
+const REFUSALS: usize = 12;
+
+fn refusals(report: &Report, out: &mut dyn Write) -> fmt::Result {
+    let mut kinds: Vec<(String, u64, u64)> = Vec::new();
     for refused in &report.refused {
-        writeln!(
-            out,
-            "refused: {} on core {}: {} {} at {:#x}",
-            refused.owner, refused.core, refused.reason, refused.detail, refused.rip
-        )?;
+        let kind = format!("{}: {} {}", refused.owner, refused.reason, refused.detail);
+        match kinds.iter_mut().find(|(known, _, _)| *known == kind) {
+            Some((_, _, count)) => *count += 1,
+            None => kinds.push((kind, refused.rip, 1)),
+        }
+    }
+    for (kind, rip, count) in kinds.iter().take(REFUSALS) {
+        let times = if *count > 1 {
+            format!(", {count} times")
+        } else {
+            String::new()
+        };
+        writeln!(out, "refused to {kind} (first at {rip:#x}{times})")?;
+    }
+    if kinds.len() > REFUSALS {
+        writeln!(out, "refused: {} more kinds", kinds.len() - REFUSALS)?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! One boot of one system on one machine, from image to report.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -194,8 +194,13 @@ impl Run {
         tools::ensure(&[tools::IMAGE, machine_needs], self.install)?;
         let images = paths::images();
         std::fs::create_dir_all(&images)?;
+        sweep(&images);
         let folder = tempfile::Builder::new()
-            .prefix(&format!("{}-", self.recipe.system.name()))
+            .prefix(&format!(
+                "{}-{}-",
+                self.recipe.system.name(),
+                std::process::id()
+            ))
             .tempdir_in(images)?;
         let image = image::make(&self.recipe, folder.path())?;
 
@@ -265,6 +270,22 @@ impl Run {
             MachineKind::Bochs => 1,
         };
         loaded.map_or(2, |loaded| loaded.cpus().max(least))
+    }
+}
+
+/// Removes the folders of runs that were killed: NAME-PROCESS-RANDOM, of
+/// processes that are no more.
+fn sweep(images: &Path) {
+    let entries = std::fs::read_dir(images).into_iter().flatten();
+    for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let process: Option<u32> = name.rsplit('-').nth(1).and_then(|id| id.parse().ok());
+        if let Some(process) = process
+            && !Path::new("/proc").join(process.to_string()).exists()
+        {
+            // Another process may be sweeping too.
+            let _ = std::fs::remove_dir_all(&path);
+        }
     }
 }
 
