@@ -17,7 +17,7 @@ struct Fake {
 
 fn fake(seconds: &'static str, timeout: Duration) -> Fake {
     let system = "[[partition]]\nname = \"p\"\ncpus = [0]\nmemory = \"4M\"\nprogram = \"p.elf\"\n";
-    let loaded = cloister_manifest::parse(std::path::Path::new("fake"), system).unwrap();
+    let loaded = cloister_manifest::parse(Path::new("fake"), system).unwrap();
     let fold = Fold::new(Some(&loaded.manifest), "qemu", "tcg", 1, Default::default());
     let mut child = Child::spawn("sleep", tempfile::tempdir().unwrap(), |command| {
         command.arg(seconds);
