@@ -105,7 +105,10 @@ impl CoreShared {
 
     /// LDR and DFR of its xAPIC, as its guest set them.
     pub(crate) fn logical(&self) -> (u32, u32) {
-        (self.logical.load(Ordering::Relaxed), self.format.load(Ordering::Relaxed))
+        (
+            self.logical.load(Ordering::Relaxed),
+            self.format.load(Ordering::Relaxed),
+        )
     }
 
     /// Remembers what the guest writes to LDR (`Some`) or DFR.

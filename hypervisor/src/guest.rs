@@ -86,10 +86,18 @@ impl<V: Vendor> Guest<V> {
         const PAGE: u64 = 4096;
         let mut done = 0;
         while let Some(rest) = to.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            let Some(at) = gpa.checked_add(done as u64) else { break };
-            let Some(page) = self.lookup(at).filter(is_memory) else { break };
-            let room = usize::try_from(PAGE - at % PAGE).unwrap_or(0).min(rest.len());
-            let Some(part) = rest.get_mut(..room) else { break };
+            let Some(at) = gpa.checked_add(done as u64) else {
+                break;
+            };
+            let Some(page) = self.lookup(at).filter(is_memory) else {
+                break;
+            };
+            let room = usize::try_from(PAGE - at % PAGE)
+                .unwrap_or(0)
+                .min(rest.len());
+            let Some(part) = rest.get_mut(..room) else {
+                break;
+            };
             // SAFETY: the nested table says that this is memory of the guest,
             // mapped in the hypervisor at its own address; the guest may write
             // it meanwhile, so it is copied bytewise and volatile.
@@ -106,7 +114,7 @@ impl<V: Vendor> Guest<V> {
     /// Reads eight bytes at `gpa`, aligned to eight.
     #[inline]
     pub(crate) fn read_u64(&self, gpa: u64) -> Option<u64> {
-        if gpa % 8 != 0 {
+        if !gpa.is_multiple_of(8) {
             return None;
         }
         let inside = |range: &&Range| range.start <= gpa && gpa < range.end & !7;

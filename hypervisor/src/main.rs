@@ -1,6 +1,10 @@
 //! Cloister: the image that GRUB boots. This file is the boot order.
 #![no_std]
 #![no_main]
+#![expect(
+    clippy::result_large_err,
+    reason = "complaints of the boot hold their text: there is no heap to box it in"
+)]
 
 mod arch;
 mod boot;
@@ -39,6 +43,7 @@ extern "sysv64" fn start(information: u32) -> ! {
     let info = setup::or_stop(info);
     // SAFETY: this core's own data, installed once.
     unsafe { percpu::install(&BOOT_CORE) };
+    apic::enable_x2apic();
     BOOT_CORE.identify(apic::id());
     arch::cpu::enable_features();
     match setup::vendor() {
@@ -59,8 +64,10 @@ fn bring_up<V: Vendor>(info: &BootInfo) -> ! {
     // SAFETY: the tables were built just now.
     unsafe { paging::enter() };
     let cores = setup::or_stop(setup::start_cores(firmware, &plan, pool));
-    setup::or_stop(setup::validate(info, manifest, cores));
-    let system = setup::or_stop(setup::system::<V>(info, manifest, firmware, &plan, pool, cores));
+    setup::or_stop(setup::validate(info, manifest, firmware));
+    let system = setup::or_stop(setup::system::<V>(
+        info, manifest, firmware, &plan, pool, cores,
+    ));
     report::boot(V::NAME, cores);
     let argument = core::ptr::from_ref(system) as usize;
     smp::release(run::enter::<V>, argument);

@@ -33,7 +33,11 @@ pub(crate) fn boot(vendor: &'static str, cpus: usize) {
 
 /// A control word of core `core`.
 pub(crate) fn control(core: usize, name: &'static str, value: u64) {
-    let control = record::Control { core: small(core), name, value };
+    let control = record::Control {
+        core: small(core),
+        name,
+        value,
+    };
     console::lock().record(&Record::Control(control));
 }
 
@@ -58,13 +62,11 @@ pub(crate) fn partition<V: Vendor>(partition: &Partition<V>) {
 }
 
 /// The guest on this core reached for what is not its own.
-pub(crate) fn refused<V: Vendor>(
-    core: &Core<V>,
-    reason: Reason,
-    detail: core::fmt::Arguments<'_>,
-) {
+pub(crate) fn refused<V: Vendor>(core: &Core<V>, reason: Reason, detail: core::fmt::Arguments<'_>) {
     static SEEN: [AtomicU32; MAX_CORES] = [const { AtomicU32::new(0) }; MAX_CORES];
-    let seen = SEEN.get(core.number).map_or(0, |seen| seen.fetch_add(1, Ordering::Relaxed));
+    let seen = SEEN
+        .get(core.number)
+        .map_or(0, |seen| seen.fetch_add(1, Ordering::Relaxed));
     if seen >= REFUSALS {
         return;
     }
@@ -94,14 +96,20 @@ pub(crate) fn drain<V: Vendor>(partition: &Partition<V>) {
         let end = written.min(at + PIECE as u64);
         for index in at..end {
             let slot = usize::try_from(index % CONSOLE_BYTES as u64).unwrap_or(0);
-            let byte = ring.bytes.get(slot).map_or(0, |byte| byte.load(Ordering::Relaxed));
+            let byte = ring
+                .bytes
+                .get(slot)
+                .map_or(0, |byte| byte.load(Ordering::Relaxed));
             let _ = match byte {
                 b'\n' | b'\t' | b' '..=b'~' => piece.push(char::from(byte)),
                 _ => piece.push('?'),
             };
         }
         at = end;
-        let text = record::Text { name: partition.name(), text: piece.as_str() };
+        let text = record::Text {
+            name: partition.name(),
+            text: piece.as_str(),
+        };
         console::lock().record(&Record::Console(text));
     }
     *printed = written;
@@ -109,7 +117,9 @@ pub(crate) fn drain<V: Vendor>(partition: &Partition<V>) {
 
 /// The counters of core `core`.
 fn counters(number: usize) {
-    let Some(counters) = cores::core(number).counters() else { return };
+    let Some(counters) = cores::core(number).counters() else {
+        return;
+    };
     let load = |counter: &core::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     let mut console = console::lock();
     console.record(&Record::Core(record::Core {
@@ -137,9 +147,13 @@ fn counters(number: usize) {
 
 /// The ring of core `number`, if anything was traced.
 fn traces(number: usize) {
-    let Some(ring) = cores::core(number).trace() else { return };
+    let Some(ring) = cores::core(number).trace() else {
+        return;
+    };
     let print = |entry: &cloister_abi::trace::TraceRecord| {
-        let reason = Reason::ALL.get(usize::from(entry.reason)).map_or("other", |r| r.name());
+        let reason = Reason::ALL
+            .get(usize::from(entry.reason))
+            .map_or("other", |r| r.name());
         console::lock().record(&Record::Trace(record::Trace {
             core: small(number),
             sequence: entry.sequence,
@@ -190,13 +204,19 @@ pub(crate) fn end<V: Vendor>(system: &System<V>, outcome: &'static str, detail: 
 
 /// The hypervisor has failed: the last thing that it prints.
 pub(crate) fn panicked(console: &mut Console, detail: &str) {
-    console.record(&Record::End(record::End { outcome: "hypervisor-panic", detail }));
+    console.record(&Record::End(record::End {
+        outcome: "hypervisor-panic",
+        detail,
+    }));
     console.flush();
 }
 
 /// The hypervisor does not start: the last thing that it prints.
 pub(crate) fn refused_to_start(console: &mut Console, detail: &str) {
-    console.record(&Record::End(record::End { outcome: "refused", detail }));
+    console.record(&Record::End(record::End {
+        outcome: "refused",
+        detail,
+    }));
     console.flush();
 }
 

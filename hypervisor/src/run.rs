@@ -44,7 +44,10 @@ pub(crate) fn enter<V: Vendor>(system: usize, data: &'static PerCpu) -> ! {
     let system: &'static System<V> = unsafe { &*(system as *const System<V>) };
     let number = data.core() as usize;
     let partition = system.partition_of(number);
-    let linux = system.linux.as_ref().filter(|linux| linux.guest.cpus.contains(number));
+    let linux = system
+        .linux
+        .as_ref()
+        .filter(|linux| linux.guest.cpus.contains(number));
     let guest = match (partition, linux) {
         (Some(partition), _) => &partition.guest,
         (None, Some(linux)) => &linux.guest,
@@ -87,7 +90,7 @@ fn build<V: Vendor>(
     let vcpu = V::Vcpu::new(&config, system.pool).map_err(|error| say(&error))?;
     if partition.is_some_and(|partition| !partition.config.apic) {
         // SAFETY: nobody but the hypervisor uses this core's APIC.
-        unsafe { apic::silence() };
+        unsafe { apic::silence(false) };
     }
     let shared = cores::core(number);
     let counters = shared.counters().ok_or_else(|| say(&"no counters"))?;
@@ -107,7 +110,8 @@ fn build<V: Vendor>(
         last_vector: 0,
         start_up_next: false,
     };
-    core.vcpu.control_words(&mut |name, value| crate::report::control(number, name, value));
+    core.vcpu
+        .control_words(&mut |name, value| crate::report::control(number, name, value));
     Ok(core)
 }
 
@@ -129,7 +133,11 @@ impl<V: Vendor> Core<V> {
             Some(partition) => partition.config.autostart,
             None => self.is_linux_boot_core(),
         };
-        let mut start = if starts_now { Start::Begin } else { Start::Wait };
+        let mut start = if starts_now {
+            Start::Begin
+        } else {
+            Start::Wait
+        };
         loop {
             if start == Start::Wait {
                 start = self.wait_for_start();
@@ -153,7 +161,11 @@ impl<V: Vendor> Core<V> {
             if self.watched && violation::check(self, &exit, entered) == Next::Park {
                 return;
             }
-            let Served { reason, next, exempt } = exit::dispatch(self, exit);
+            let Served {
+                reason,
+                next,
+                exempt,
+            } = exit::dispatch(self, exit);
             let cycles = cpu::tsc().wrapping_sub(entered);
             self.account(reason, cycles, exempt);
             if self.watched {
@@ -257,7 +269,9 @@ impl<V: Vendor> Core<V> {
         self.dataplane = flags;
         self.watched = flags.intersects(Dataplane::STRICT | Dataplane::DEBUG)
             || self.system.is_watched(self.number);
-        self.counters.dataplane.store(flags.bits(), Ordering::Relaxed);
+        self.counters
+            .dataplane
+            .store(flags.bits(), Ordering::Relaxed);
     }
 
     /// Adds the vectors that are pending or in service to the interrupts since

@@ -2,13 +2,13 @@
 
 use core::fmt::Display;
 
-use cloister_core::acpi::sleep_type;
+use cloister_core::acpi::{Fadt, sleep_type};
 use cloister_core::bzimage::Kernel;
 use cloister_core::memory::{
     FirmwareRange, LinuxNeed, Module, PartitionNeed, Plan, PlanInput, Range, kind, plan as make,
 };
 use cloister_core::policy::io::IoFacts;
-use cloister_manifest::{CpuSet, MANIFEST_MODULE, Machine, Manifest};
+use cloister_manifest::{MANIFEST_MODULE, Machine, Manifest, PortRange};
 use heapless::{String, Vec};
 use raw_cpuid::CpuId;
 use spin::{Mutex, Once};
@@ -17,6 +17,7 @@ use crate::arch::memory::{FramePool, PAGE};
 use crate::arch::{console, cpu, paging, percpu};
 use crate::boot::acpi::{Firmware, dsdt};
 use crate::boot::info::{BootInfo, MAX_MODULES};
+use crate::boot::topology::smt_siblings;
 use crate::boot::{ap, smp};
 use crate::cores;
 use crate::partition::linux::{self, Linux, Source};
@@ -103,7 +104,10 @@ pub(crate) fn manifest(info: &BootInfo) -> Result<&'static Manifest, Complaint> 
 
 /// Whether `name` is the program of a partition.
 fn is_program(manifest: &Manifest, name: &str) -> bool {
-    manifest.partitions.iter().any(|partition| partition.program == name)
+    manifest
+        .partitions
+        .iter()
+        .any(|partition| partition.program == name)
 }
 
 /// The kernel that GRUB loaded for Linux.
@@ -121,7 +125,11 @@ pub(crate) fn plan(info: &BootInfo, manifest: &Manifest) -> Result<Plan, Complai
     let firmware: Vec<FirmwareRange, 128> = info
         .regions
         .iter()
-        .map(|region| FirmwareRange { start: region.start, len: region.len, kind: region.kind })
+        .map(|region| FirmwareRange {
+            start: region.start,
+            len: region.len,
+            kind: region.kind,
+        })
         .collect();
     let modules: Vec<Module, MAX_MODULES> = info
         .modules
@@ -135,7 +143,10 @@ pub(crate) fn plan(info: &BootInfo, manifest: &Manifest) -> Result<Plan, Complai
     let needs: Vec<PartitionNeed<'_>, { cloister_abi::MAX_PARTITIONS }> = manifest
         .partitions
         .iter()
-        .map(|partition| PartitionNeed { name: &partition.name, memory: partition.memory })
+        .map(|partition| PartitionNeed {
+            name: &partition.name,
+            memory: partition.memory,
+        })
         .collect();
     let linux = match &manifest.linux {
         Some(config) => {
@@ -192,16 +203,17 @@ fn ram(info: &BootInfo) -> Vec<Range, 128> {
 
 /// End of memory.
 fn top(info: &BootInfo) -> u64 {
-    let ends = info.regions.iter().filter(|region| region.kind == kind::USABLE);
-    ends.map(|region| region.start.saturating_add(region.len)).max().unwrap_or(0)
+    let ends = info
+        .regions
+        .iter()
+        .filter(|region| region.kind == kind::USABLE);
+    ends.map(|region| region.start.saturating_add(region.len))
+        .max()
+        .unwrap_or(0)
 }
 
 /// Builds the hypervisor's own page tables.
-pub(crate) fn own_tables(
-    info: &BootInfo,
-    plan: &Plan,
-    pool: &FramePool,
-) -> Result<(), Complaint> {
+pub(crate) fn own_tables(info: &BootInfo, plan: &Plan, pool: &FramePool) -> Result<(), Complaint> {
     if plan.pool.end > 1 << 32 {
         return Err(complaint(format_args!(
             "hypervisor.memory: no {} bytes in one piece below 4 GiB",
@@ -209,7 +221,9 @@ pub(crate) fn own_tables(
         )));
     }
     paging::build(pool, ram(info).into_iter(), gib_pages()).map_err(|_| {
-        complaint(format_args!("hypervisor.memory is too small for its own page tables"))
+        complaint(format_args!(
+            "hypervisor.memory is too small for its own page tables"
+        ))
     })
 }
 
@@ -228,7 +242,9 @@ pub(crate) fn start_cores(
         let counters = pool.pages(COUNTERS, PAGE).ok_or_else(no_memory)?;
         // SAFETY: made of atomic integers, for which zero is valid.
         let counters: &'static cloister_abi::CoreCounters = unsafe { counters.leak() };
-        counters.core.store(number as u64, core::sync::atomic::Ordering::Relaxed);
+        counters
+            .core
+            .store(number as u64, core::sync::atomic::Ordering::Relaxed);
         let ring = pool.pages(RING, PAGE).ok_or_else(no_memory)?;
         cores::core(number).set_up(core.apic_id, counters, ring.address() as *mut _);
         if core.apic_id == percpu::this().apic_id() {
@@ -237,29 +253,44 @@ pub(crate) fn start_cores(
         let id = u32::try_from(number).unwrap_or(u32::MAX);
         // SAFETY: the trampoline is in place, and nobody has started the core.
         unsafe { smp::start(pool, plan.trampoline.start, id, core.apic_id) }.map_err(|error| {
-            complaint(format_args!("core {number} (APIC ID {}): {error}", core.apic_id))
+            complaint(format_args!(
+                "core {number} (APIC ID {}): {error}",
+                core.apic_id
+            ))
         })?;
     }
     Ok(firmware.cores.len())
+}
+
+/// Ports that the firmware names for the whole machine's power management.
+fn reserved_ports(fadt: &Fadt) -> impl Iterator<Item = PortRange> + use<> {
+    fadt.blocks().map(|(base, length)| PortRange {
+        base,
+        count: u16::from(length),
+    })
 }
 
 /// Checks the manifest against the machine.
 pub(crate) fn validate(
     info: &BootInfo,
     manifest: &Manifest,
-    cores: usize,
+    firmware: &Firmware,
 ) -> Result<(), Complaint> {
     let usable_memory = ram(info).iter().map(Range::len).sum();
-    let modules: Vec<&str, MAX_MODULES> =
-        info.modules.iter().map(|module| module.name.as_str()).collect();
-    let siblings: Vec<CpuSet, 1> = Vec::new();
+    let modules: Vec<&str, MAX_MODULES> = info
+        .modules
+        .iter()
+        .map(|module| module.name.as_str())
+        .collect();
+    let reserved_ports: Vec<PortRange, 16> =
+        firmware.fadt.iter().flat_map(reserved_ports).collect();
     let machine = Machine {
-        cores,
+        cores: firmware.cores.len(),
         usable_memory,
         has_iommu: false,
-        smt_siblings: &siblings,
+        smt_siblings: &smt_siblings(&firmware.cores),
         modules: &modules,
-        reserved_ports: &[],
+        reserved_ports: &reserved_ports,
     };
     cloister_manifest::validate_machine(manifest, &machine)
         .map_err(|problem| complaint(format_args!("the system file on this machine: {problem}")))
@@ -274,23 +305,34 @@ pub(crate) fn system<V: Vendor>(
     pool: &'static FramePool,
     cores: usize,
 ) -> Result<&'static System<V>, Complaint> {
-    let no_memory = || complaint(format_args!("hypervisor.memory is too small for the guests"));
+    let no_memory = || {
+        complaint(format_args!(
+            "hypervisor.memory is too small for the guests"
+        ))
+    };
     let pages = (size_of::<System<V>>() as u64).div_ceil(PAGE);
     let place = pool.pages(pages, PAGE).ok_or_else(no_memory)?.address() as *mut System<V>;
+    let gib_pages = V::nested_gib_pages(gib_pages());
     let mut partitions = Vec::new();
     for (number, config) in (2..).zip(&manifest.partitions) {
-        let fail = |error: &dyn Display| {
-            complaint(format_args!("partition \"{}\": {error}", config.name))
-        };
-        let module = info.module(&config.program).ok_or_else(|| fail(&"its program is missing"))?;
+        let fail =
+            |error: &dyn Display| complaint(format_args!("partition \"{}\": {error}", config.name));
+        let module = info
+            .module(&config.program)
+            .ok_or_else(|| fail(&"its program is missing"))?;
         // SAFETY: the plan keeps programs where they are, for good.
         let image = unsafe { module.bytes() };
         let index = usize::from(number - 2_u16);
-        let block = *plan.partitions.get(index).ok_or_else(|| fail(&"no memory was planned"))?;
-        let partition = load::create::<V>(config, number, block, image, pool, gib_pages())
+        let block = *plan
+            .partitions
+            .get(index)
+            .ok_or_else(|| fail(&"no memory was planned"))?;
+        let partition = load::create::<V>(config, number, block, image, pool, gib_pages)
             .map_err(|error| fail(&error))?;
         if config.autostart {
-            partition.life.set_state(cloister_abi::PartitionState::Running);
+            partition
+                .life
+                .set_state(cloister_abi::PartitionState::Running);
         }
         let _ = partitions.push(partition);
     }
@@ -317,7 +359,10 @@ pub(crate) fn system<V: Vendor>(
     if let Some(linux) = &mut system.linux {
         let claimed = manifest.partitions.iter().flat_map(|p| p.ports.iter());
         let console = manifest.hypervisor.console.ports();
-        let foreign = claimed.copied().chain(console).flat_map(|range| range.iter());
+        let foreign = claimed
+            .copied()
+            .chain(console)
+            .flat_map(|range| range.iter());
         linux::permit(&mut linux.guest, foreign.chain(system.io.ports()));
     }
     // SAFETY: the pages are ours, large enough and aligned.
@@ -342,8 +387,11 @@ fn linux_guest<V: Vendor>(
         .filter(|module| is_program(manifest, &module.name))
         .map(|module| module.range)
         .collect();
-    let apic_ids: Vec<u32, { cloister_abi::MAX_CORES }> =
-        config.cpus.iter().map(|number| cores::core(number).apic_id()).collect();
+    let apic_ids: Vec<u32, { cloister_abi::MAX_CORES }> = config
+        .cpus
+        .iter()
+        .map(|number| cores::core(number).apic_id())
+        .collect();
     let source = Source {
         config,
         plan,
@@ -354,7 +402,7 @@ fn linux_guest<V: Vendor>(
         kept: &kept,
         apic_ids: &apic_ids,
         top: top(info),
-        gib_pages: gib_pages(),
+        gib_pages: V::nested_gib_pages(gib_pages()),
     };
     Linux::create(&source, pool).map_err(|error| complaint(format_args!("{error}")))
 }

@@ -8,8 +8,8 @@ use heapless::Vec;
 
 use crate::arch::memory::FramePool;
 use crate::boot::acpi::Firmware;
-use crate::partition::linux::Linux;
 use crate::partition::Partition;
+use crate::partition::linux::Linux;
 use crate::virt::Vendor;
 
 /// The system.
@@ -28,12 +28,17 @@ pub(crate) struct System<V: Vendor> {
 impl<V: Vendor> System<V> {
     /// The partition that owns core `number`.
     pub(crate) fn partition_of(&self, number: usize) -> Option<&Partition<V>> {
-        self.partitions.iter().find(|partition| partition.config.cpus.contains(number))
+        self.partitions
+            .iter()
+            .find(|partition| partition.config.cpus.contains(number))
     }
 
     /// Whether the manifest asks for every exit of this Linux core.
     pub(crate) fn is_watched(&self, number: usize) -> bool {
-        self.manifest.linux.as_ref().is_some_and(|linux| linux.debug.contains(number))
+        self.manifest
+            .linux
+            .as_ref()
+            .is_some_and(|linux| linux.debug.contains(number))
     }
 
     /// What to call the owner of core `number` in records.
@@ -57,7 +62,11 @@ impl<V: Vendor> System<V> {
         let touches = |range: &PortRange| {
             (0..u16::from(width)).any(|n| range.contains(port.saturating_add(n)))
         };
-        self.manifest.hypervisor.console.ports().is_some_and(|range| touches(&range))
+        self.manifest
+            .hypervisor
+            .console
+            .ports()
+            .is_some_and(|range| touches(&range))
             || self
                 .manifest
                 .partitions

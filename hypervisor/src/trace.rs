@@ -20,8 +20,14 @@ pub(crate) fn record<V: Vendor>(
     if !core.dataplane.contains(Dataplane::DEBUG) && !core.system.is_watched(core.number) {
         return;
     }
-    let Some(ring) = core.shared.trace() else { return };
-    let vector = if reason == Reason::Interrupt { core.last_vector } else { 0 };
+    let Some(ring) = core.shared.trace() else {
+        return;
+    };
+    let vector = if reason == Reason::Interrupt {
+        core.last_vector
+    } else {
+        0
+    };
     let mut record = TraceRecord {
         sequence: 0,
         tsc,
@@ -118,7 +124,10 @@ pub(crate) fn describe<V: Vendor>(core: &mut Core<V>, exit: &Exit) -> heapless::
             write!(text, "vector {vector} error {:#x}", error.unwrap_or(0))
         }
         Exit::ControlRegister { qualification, .. } => write!(text, "access {qualification:#x}"),
-        Exit::Other { code, qualification } => write!(text, "code {code:#x} {qualification:#x}"),
+        Exit::Other {
+            code,
+            qualification,
+        } => write!(text, "code {code:#x} {qualification:#x}"),
         Exit::EntryFailure { code } => write!(text, "code {code:#x}"),
         _ => Ok(()),
     };

@@ -55,6 +55,11 @@ pub struct PartitionInfo {
     pub name_len: u32,
     /// Length of `args`, bytes.
     pub args_len: u32,
+    /// The local APIC: 0 not the partition's, 1 in xAPIC mode (its page is
+    /// mapped at 0xfee0_0000), 2 in x2APIC mode (MSRs).
+    pub apic: u32,
+    /// Unused, 0.
+    pub reserved: u32,
     /// The partition's name, UTF-8.
     pub name: [u8; 32],
     /// The argument string of the manifest, UTF-8.

@@ -1,12 +1,17 @@
 //! This core's local APIC, in whichever mode it is (Intel SDM vol. 3,
 //! "Advanced Programmable Interrupt Controller"; AMD APM vol. 2, ch. 16).
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use raw_cpuid::CpuId;
 use x86::msr::IA32_APIC_BASE;
 
 use crate::arch::{cpu, msr, percpu};
 
 /// IA32_APIC_BASE: x2APIC mode.
 pub(crate) const BASE_X2APIC: u64 = 1 << 10;
+/// IA32_APIC_BASE: enabled.
+const BASE_ENABLE: u64 = 1 << 11;
 /// IA32_APIC_BASE: address bits.
 const BASE_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
@@ -16,6 +21,7 @@ const BASE_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 #[repr(u16)]
 pub(crate) enum Register {
     Id = 0x20,
+    TaskPriority = 0x80,
     Eoi = 0xb0,
     LogicalDestination = 0xd0,
     DestinationFormat = 0xe0,
@@ -44,6 +50,27 @@ const ICR_INIT: u32 = 0x4500;
 const ICR_STARTUP: u32 = 0x4600;
 /// ICR: delivery status, send pending (xAPIC only).
 const ICR_PENDING: u32 = 1 << 12;
+
+/// The machine's APICs were switched to x2APIC mode at boot.
+static X2APIC: AtomicBool = AtomicBool::new(false);
+
+/// Switches this core to x2APIC mode where the processor has it (Intel SDM
+/// vol. 3, "x2APIC State Transitions"): only the ICR has to exit then. Called
+/// on every core before it sends or expects an IPI.
+pub(crate) fn enable_x2apic() {
+    let features = CpuId::new().get_feature_info();
+    if features.is_some_and(|features| features.has_x2apic()) {
+        // SAFETY: xAPIC to x2APIC mode is a legal transition, and a second
+        // write changes nothing.
+        unsafe { msr::write(IA32_APIC_BASE, base() | BASE_X2APIC | BASE_ENABLE) };
+        X2APIC.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Whether [`enable_x2apic`] found x2APIC.
+pub(crate) fn is_x2apic_machine() -> bool {
+    X2APIC.load(Ordering::Relaxed)
+}
 
 /// This core's IA32_APIC_BASE.
 pub(crate) fn base() -> u64 {
@@ -182,13 +209,17 @@ pub(crate) unsafe fn send_startup(destination: u32, page: u64) {
 fn lowest(register: Register) -> Option<u8> {
     (0..8_u16).find_map(|word| {
         let bits = read_at(register as u16 + word * 16);
-        u8::try_from(u32::from(word) * 32 + bits.trailing_zeros()).ok().filter(|_| bits != 0)
+        u8::try_from(u32::from(word) * 32 + bits.trailing_zeros())
+            .ok()
+            .filter(|_| bits != 0)
     })
 }
 
 /// How many bits are set in the 256 bits from `register` on.
 fn count(register: Register) -> u32 {
-    (0..8_u16).map(|word| read_at(register as u16 + word * 16).count_ones()).sum()
+    (0..8_u16)
+        .map(|word| read_at(register as u16 + word * 16).count_ones())
+        .sum()
 }
 
 /// A vector that is in service.
@@ -251,19 +282,24 @@ pub(crate) fn timer_armed() -> bool {
     read(Register::TimerInitialCount) != 0
 }
 
-/// Masks every LVT entry, disarms the timer, and keeps the APIC enabled so
-/// that NMIs arrive: for a core whose partition has no APIC.
+/// Masks every LVT entry and disarms the timer. `accept`: whether the APIC
+/// still takes vectors from others; switched off by software it takes only
+/// NMI, INIT and start-up IPIs (Intel SDM vol. 3, "Local APIC State After It
+/// Has Been Software Disabled").
 ///
 /// # Safety
 /// No guest uses this core's APIC.
-pub(crate) unsafe fn silence() {
+pub(crate) unsafe fn silence(accept: bool) {
     const SOFTWARE_ENABLE: u32 = 1 << 8;
+    const SPURIOUS_VECTOR: u32 = 0xff;
     // SAFETY: the APIC is the hypervisor's (the caller's promise).
     unsafe {
         for lvt in lvts() {
             write(lvt, read(lvt) | LVT_MASKED);
         }
         write(Register::TimerInitialCount, 0);
-        write(Register::SpuriousVector, SOFTWARE_ENABLE | 0xff);
+        write(Register::TaskPriority, 0);
+        let enable = if accept { SOFTWARE_ENABLE } else { 0 };
+        write(Register::SpuriousVector, enable | SPURIOUS_VECTOR);
     }
 }

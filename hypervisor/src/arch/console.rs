@@ -12,7 +12,10 @@ use crate::arch::uart::{COM, Uart};
 /// Longest record, bytes of JSON.
 const RECORD_BYTES: usize = 2048;
 
-static CONSOLE: Mutex<Console> = Mutex::new(Console { uart: None, record: [0; RECORD_BYTES] });
+static CONSOLE: Mutex<Console> = Mutex::new(Console {
+    uart: None,
+    record: [0; RECORD_BYTES],
+});
 
 /// Where text goes. One holder at a time.
 pub(crate) struct Console {
@@ -83,7 +86,9 @@ impl Log for Logger {
 /// # Safety
 /// Called once, first of all, on the boot core; that UART is the hypervisor's.
 pub(crate) unsafe fn open(command_line: &str) {
-    let name = command_line.split_whitespace().find_map(|word| word.strip_prefix("console="));
+    let name = command_line
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix("console="));
     let base = match name {
         Some("com1") => Some(COM[0]),
         Some("com3") => Some(COM[2]),

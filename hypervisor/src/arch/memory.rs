@@ -27,7 +27,9 @@ impl FramePool {
     /// Nobody else uses the memory, it is mapped read-write, and it is aligned
     /// to pages.
     pub(crate) const unsafe fn new(range: Range) -> Self {
-        Self { free: Mutex::new(range) }
+        Self {
+            free: Mutex::new(range),
+        }
     }
 
     /// One zeroed page; `None` when the pool is empty.
@@ -49,7 +51,10 @@ impl FramePool {
         let bytes = usize::try_from(count * PAGE).ok()?;
         // SAFETY: the pool owns [start, end), which nobody has been given yet.
         unsafe { core::ptr::write_bytes(start as *mut u8, 0, bytes) };
-        Some(Frame { address: start, pages: count })
+        Some(Frame {
+            address: start,
+            pages: count,
+        })
     }
 }
 

@@ -124,7 +124,10 @@ unsafe extern "C" {
 
 /// Where the image is, as the linker and GRUB placed it.
 pub(crate) fn image() -> Range {
-    Range { start: &raw const __rodata_start as u64, end: &raw const __data_end as u64 }
+    Range {
+        start: &raw const __rodata_start as u64,
+        end: &raw const __data_end as u64,
+    }
 }
 
 /// Builds the tables: everything below `top` at its own address, RAM
@@ -148,25 +151,57 @@ pub(crate) fn build(
         let end = range.end.next_multiple_of(PAGE);
         if next < start && next < FOUR_GIB {
             let hole = start.min(FOUR_GIB) - next;
-            builder.map(tables, next, next, hole, Rights::RW, MemoryType::Uncacheable)?;
+            builder.map(
+                tables,
+                next,
+                next,
+                hole,
+                Rights::RW,
+                MemoryType::Uncacheable,
+            )?;
         }
         let from = start.max(next);
         if from < end {
-            builder.map(tables, from, from, end - from, Rights::RW, MemoryType::WriteBack)?;
+            builder.map(
+                tables,
+                from,
+                from,
+                end - from,
+                Rights::RW,
+                MemoryType::WriteBack,
+            )?;
             next = end;
         }
     }
     if next < FOUR_GIB {
-        builder.map(tables, next, next, FOUR_GIB - next, Rights::RW, MemoryType::Uncacheable)?;
+        builder.map(
+            tables,
+            next,
+            next,
+            FOUR_GIB - next,
+            Rights::RW,
+            MemoryType::Uncacheable,
+        )?;
     }
     builder.unmap(tables, image.start, image.len())?;
     for (start, end, rights) in [
-        (&raw const __rodata_start, &raw const __rodata_end, Rights::READ),
+        (
+            &raw const __rodata_start,
+            &raw const __rodata_end,
+            Rights::READ,
+        ),
         (&raw const __text_start, &raw const __text_end, Rights::RX),
         (&raw const __data_start, &raw const __data_end, Rights::RW),
     ] {
         let (start, end) = (start as u64, end as u64);
-        builder.map(tables, start, start, end - start, rights, MemoryType::WriteBack)?;
+        builder.map(
+            tables,
+            start,
+            start,
+            end - start,
+            rights,
+            MemoryType::WriteBack,
+        )?;
     }
     // Address 0 and the page below the boot stack are mapped by nobody.
     builder.unmap(tables, &raw const cloister_boot_stack_guard as u64, PAGE)?;
@@ -215,7 +250,7 @@ pub(crate) fn note_stack(low: u64, high: u64) {
 
 /// Whether a frame (saved RBP and return address) can be read at `address`.
 pub(crate) fn is_stack(address: u64) -> bool {
-    address % 8 == 0
+    address.is_multiple_of(8)
         && STACKS.iter().any(|(low, high)| {
             let (low, high) = (low.load(Ordering::SeqCst), high.load(Ordering::SeqCst));
             address >= low && address.checked_add(16).is_some_and(|end| end <= high)

@@ -74,7 +74,8 @@ impl PerCpu {
 
     /// Called by the interrupt handler. Says whether to leave it in service.
     pub(crate) fn note_interrupt(&self, vector: u8) -> bool {
-        self.taken.store(0x100 | u32::from(vector), Ordering::Relaxed);
+        self.taken
+            .store(0x100 | u32::from(vector), Ordering::Relaxed);
         self.keep_in_service.load(Ordering::Relaxed)
     }
 
@@ -107,7 +108,8 @@ impl PerCpu {
 /// # Safety
 /// Called once per core, and `data` is used by no other core.
 pub(crate) unsafe fn install(data: &'static PerCpu) {
-    data.this.store(core::ptr::from_ref(data) as u64, Ordering::Relaxed);
+    data.this
+        .store(core::ptr::from_ref(data) as u64, Ordering::Relaxed);
     // SAFETY: loading the tables resets the GS base, so it comes after. Both
     // are this core's alone.
     unsafe {

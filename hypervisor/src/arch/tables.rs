@@ -93,14 +93,17 @@ pub(crate) unsafe fn load(tables: &'static CoreTables) {
     }
     let base = core::ptr::from_mut(tss) as u64;
     // Type 9: available 64-bit TSS, present, limit 103.
-    gdt[3] = 103
-        | (base & 0x00ff_ffff) << 16
-        | 0x89 << 40
-        | (base >> 24 & 0xff) << 56;
+    gdt[3] = 103 | (base & 0x00ff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
     gdt[4] = base >> 32;
-    let gdtr = TablePointer { limit: 39, base: gdt.as_ptr() as u64 };
+    let gdtr = TablePointer {
+        limit: 39,
+        base: gdt.as_ptr() as u64,
+    };
     let idt = IDT.call_once(build_idt);
-    let idtr = TablePointer { limit: 4095, base: core::ptr::from_ref(idt) as u64 };
+    let idtr = TablePointer {
+        limit: 4095,
+        base: core::ptr::from_ref(idt) as u64,
+    };
     // SAFETY: both tables are complete and live for ever; the far return loads
     // CS from the new GDT and continues at the next line.
     unsafe {

@@ -64,22 +64,29 @@ impl Firmware {
     /// # Safety
     /// `info` is the firmware's own, and the first 4 GiB are mapped.
     pub(crate) unsafe fn read(info: &BootInfo, boot_apic_id: u32) -> Result<Self, &'static str> {
-        let (revision, root) =
-            info.acpi_root.ok_or("the boot loader found no ACPI RSDP; Cloister needs ACPI")?;
+        let (revision, root) = info
+            .acpi_root
+            .ok_or("the boot loader found no ACPI RSDP; Cloister needs ACPI")?;
         let last = Cell::new(0);
         let root = usize::try_from(root).map_err(|_| "the ACPI root table is out of reach")?;
         // SAFETY: the loader vouches for the root table's address.
         let tables = unsafe { AcpiTables::from_rsdt(Identity { last: &last }, revision, root) }
             .map_err(|_| "the ACPI root table is damaged (signature or checksum)")?;
-        let mut firmware =
-            Self { revision, oem_id: info.oem_id, ..Self::default() };
+        let mut firmware = Self {
+            revision,
+            oem_id: info.oem_id,
+            ..Self::default()
+        };
         for header in tables.headers() {
             let length = usize::try_from(header.length).unwrap_or(0);
             // SAFETY: the header has just been read from there.
             let bytes = unsafe { core::slice::from_raw_parts(last.get() as *const u8, length) };
             let signature = bytes.first_chunk().copied().unwrap_or_default();
             let table = Table { signature, bytes };
-            firmware.tables.push(table).map_err(|_| "more than 64 ACPI tables")?;
+            firmware
+                .tables
+                .push(table)
+                .map_err(|_| "more than 64 ACPI tables")?;
         }
         firmware.read_cores(boot_apic_id)?;
         if let Some(table) = firmware.table(b"FACP") {
@@ -92,11 +99,16 @@ impl Firmware {
 
     /// The first table called `signature`.
     pub(crate) fn table(&self, signature: &Signature) -> Option<&'static [u8]> {
-        self.tables.iter().find(|table| table.signature == *signature).map(|table| table.bytes)
+        self.tables
+            .iter()
+            .find(|table| table.signature == *signature)
+            .map(|table| table.bytes)
     }
 
     fn read_cores(&mut self, boot_apic_id: u32) -> Result<(), &'static str> {
-        let madt = self.table(b"APIC").ok_or("ACPI has no MADT, which names the cores")?;
+        let madt = self
+            .table(b"APIC")
+            .ok_or("ACPI has no MADT, which names the cores")?;
         const DAMAGED: &str = "the ACPI MADT is damaged";
         // Twice through the table: the boot core comes first.
         for wants_boot in [true, false] {
@@ -126,8 +138,13 @@ pub(crate) fn dsdt(fadt: &Fadt) -> Option<&'static [u8]> {
     let address = fadt.dsdt as *const u8;
     // SAFETY: below 4 GiB, so mapped; the FADT says that a table is there.
     let header = unsafe { core::slice::from_raw_parts(address, HEADER) };
-    let length = header.get(4..8).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes)?;
-    let length = usize::try_from(length).ok().filter(|&length| length >= HEADER)?;
+    let length = header
+        .get(4..8)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(u32::from_le_bytes)?;
+    let length = usize::try_from(length)
+        .ok()
+        .filter(|&length| length >= HEADER)?;
     if fadt.dsdt + length as u64 > FOUR_GIB {
         return None;
     }

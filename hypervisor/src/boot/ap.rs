@@ -14,7 +14,10 @@ struct Mailbox {
     data: AtomicU64,
 }
 
-static MAILBOX: Mailbox = Mailbox { stack_top: AtomicU64::new(0), data: AtomicU64::new(0) };
+static MAILBOX: Mailbox = Mailbox {
+    stack_top: AtomicU64::new(0),
+    data: AtomicU64::new(0),
+};
 
 // The code is copied to the trampoline page, so it uses no address of its own
 // but those that CS gives it: CS = page >> 4, IP = 0.
@@ -99,7 +102,9 @@ pub(crate) unsafe fn place(page: u64) {
 /// Sets stack and data of the next core to start.
 pub(crate) fn prepare(stack_top: u64, data: &'static PerCpu) {
     MAILBOX.stack_top.store(stack_top, Ordering::SeqCst);
-    MAILBOX.data.store(core::ptr::from_ref(data) as u64, Ordering::SeqCst);
+    MAILBOX
+        .data
+        .store(core::ptr::from_ref(data) as u64, Ordering::SeqCst);
 }
 
 extern "sysv64" fn start(data: &'static PerCpu) -> ! {

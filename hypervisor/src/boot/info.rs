@@ -73,22 +73,37 @@ impl BootInfo {
         if let Some(Ok(line)) = source.command_line_tag().map(|tag| tag.cmdline()) {
             let _ = info.command_line.push_str(line);
         }
-        let map = source.memory_map_tag().ok_or("the boot loader gave no memory map")?;
+        let map = source
+            .memory_map_tag()
+            .ok_or("the boot loader gave no memory map")?;
         for area in map.memory_areas() {
             let kind = area.typ().val();
-            let region = Region { start: area.start_address(), len: area.size(), kind };
-            info.regions.push(region).map_err(|_| "the memory map has over 128 entries")?;
+            let region = Region {
+                start: area.start_address(),
+                len: area.size(),
+                kind,
+            };
+            info.regions
+                .push(region)
+                .map_err(|_| "the memory map has over 128 entries")?;
         }
         for tag in source.module_tags() {
-            let words = tag.cmdline().map_err(|_| "a module's command line is not UTF-8")?;
+            let words = tag
+                .cmdline()
+                .map_err(|_| "a module's command line is not UTF-8")?;
             let word = words.split_whitespace().next().unwrap_or("");
             let name = String::try_from(word).map_err(|_| "a module's name is over 63 bytes")?;
             let (start, end) = (u64::from(tag.start_address()), u64::from(tag.end_address()));
             if end < start {
                 return Err("a module ends before it starts");
             }
-            let module = Module { name, range: Range { start, end } };
-            info.modules.push(module).map_err(|_| "more than 40 modules")?;
+            let module = Module {
+                name,
+                range: Range { start, end },
+            };
+            info.modules
+                .push(module)
+                .map_err(|_| "more than 40 modules")?;
         }
         if let Some(tag) = source.rsdp_v2_tag() {
             info.acpi_root = Some((2, tag.xsdt_address() as u64));

@@ -7,5 +7,6 @@ mod entry;
 
 pub(crate) mod info;
 pub(crate) mod smp;
+pub(crate) mod topology;
 
 pub(crate) use entry::BOOT_STACK;

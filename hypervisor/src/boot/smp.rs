@@ -75,6 +75,7 @@ pub(crate) unsafe fn enter(data: &'static PerCpu) -> ! {
         percpu::install(data);
     }
     cpu::enable_features();
+    apic::enable_x2apic();
     data.set_online();
     loop {
         let entry = ENTRY.load(Ordering::Acquire);

@@ -49,7 +49,11 @@ pub(crate) fn fetch<V: Vendor>(core: &mut Core<V>) -> Option<Code> {
         (false, true) => Mode::Bits32,
         (false, false) => Mode::Bits16,
     };
-    let mut code = Code { bytes: [0; decode::MAX_LENGTH], length: 0, mode };
+    let mut code = Code {
+        bytes: [0; decode::MAX_LENGTH],
+        length: 0,
+        mode,
+    };
     let assisted = core.vcpu.instruction_bytes();
     if !assisted.is_empty() {
         for (to, from) in code.bytes.iter_mut().zip(assisted) {
@@ -58,9 +62,16 @@ pub(crate) fn fetch<V: Vendor>(core: &mut Core<V>) -> Option<Code> {
         }
         return Some(code);
     }
-    let base = if guest_mode.cs_long { 0 } else { guest_mode.cs_base };
+    let base = if guest_mode.cs_long {
+        0
+    } else {
+        guest_mode.cs_base
+    };
     let start = base.wrapping_add(core.vcpu.rip());
-    let access = walk::Access { user: guest_mode.cpl == 3, ..walk::Access::FETCH };
+    let access = walk::Access {
+        user: guest_mode.cpl == 3,
+        ..walk::Access::FETCH
+    };
     while code.length < decode::MAX_LENGTH {
         let address = start.wrapping_add(code.length as u64);
         let Some(gpa) = backtrace::translate(core.guest, &guest_mode, address, access) else {
@@ -68,7 +79,9 @@ pub(crate) fn fetch<V: Vendor>(core: &mut Core<V>) -> Option<Code> {
         };
         let room = usize::try_from(PAGE - gpa % PAGE).unwrap_or(0);
         let wanted = room.min(decode::MAX_LENGTH - code.length);
-        let Some(to) = code.bytes.get_mut(code.length..code.length + wanted) else { break };
+        let Some(to) = code.bytes.get_mut(code.length..code.length + wanted) else {
+            break;
+        };
         let read = core.guest.read(gpa, to);
         code.length += read;
         if read < wanted {
@@ -94,7 +107,11 @@ pub(crate) fn write<V: Vendor>(core: &mut Core<V>, gpa: u64) -> Served {
             core.vcpu.skip_by(store.length);
         }
         _ => {
-            report::refused(core, Reason::ApicWrite, format_args!("apic offset {offset:#x}"));
+            report::refused(
+                core,
+                Reason::ApicWrite,
+                format_args!("apic offset {offset:#x}"),
+            );
             core.vcpu.inject(Event::GP);
         }
     }
@@ -141,10 +158,16 @@ fn send<V: Vendor>(core: &mut Core<V>, ipi: &Ipi) {
     let sender = core.shared.apic_id();
     let resolution = resolve(ipi, sender, own);
     if resolution.foreign {
-        report::refused(core, Reason::ApicWrite, format_args!("ipi {ipi:?} beyond its own cores"));
+        report::refused(
+            core,
+            Reason::ApicWrite,
+            format_args!("ipi {ipi:?} beyond its own cores"),
+        );
     }
     for index in resolution.indices() {
-        let Some(number) = core.guest.cpus.iter().nth(index) else { continue };
+        let Some(number) = core.guest.cpus.iter().nth(index) else {
+            continue;
+        };
         deliver(core, ipi, number);
     }
 }

@@ -3,8 +3,8 @@
 use core::arch::x86_64::__cpuid_count;
 
 use cloister_abi::Reason;
-use cloister_core::policy::cpuid::{CpuidCache, CpuidConfig, Dynamic, FillError, Regs};
 use cloister_core::policy::Guest as PolicyGuest;
+use cloister_core::policy::cpuid::{CpuidCache, CpuidConfig, Dynamic, FillError, Regs};
 use raw_cpuid::CpuId;
 
 use crate::arch::cpu;
@@ -18,7 +18,9 @@ use crate::virt::{Vcpu, Vendor, reg};
 /// The guest, as policies name it.
 pub(crate) fn policy_guest<V: Vendor>(partition: Option<&Partition<V>>) -> PolicyGuest {
     match partition {
-        Some(partition) => PolicyGuest::Partition { apic: partition.config.apic },
+        Some(partition) => PolicyGuest::Partition {
+            apic: partition.config.apic,
+        },
         None => PolicyGuest::Linux,
     }
 }
@@ -46,7 +48,12 @@ pub(crate) fn cache<V: Vendor>(
     };
     let execute = |leaf, subleaf| {
         let regs = __cpuid_count(leaf, subleaf);
-        Regs { eax: regs.eax, ebx: regs.ebx, ecx: regs.ecx, edx: regs.edx }
+        Regs {
+            eax: regs.eax,
+            ebx: regs.ebx,
+            ecx: regs.ecx,
+            edx: regs.edx,
+        }
     };
     cache.fill(execute, &config)?;
     Ok(cache)
@@ -54,7 +61,10 @@ pub(crate) fn cache<V: Vendor>(
 
 /// TSC frequency in Hz where CPUID tells it, else 0.
 pub(crate) fn tsc_hz() -> u64 {
-    CpuId::new().get_tsc_info().and_then(|info| info.tsc_frequency()).unwrap_or(0)
+    CpuId::new()
+        .get_tsc_info()
+        .and_then(|info| info.tsc_frequency())
+        .unwrap_or(0)
 }
 
 /// Serves CPUID.
@@ -62,7 +72,10 @@ pub(crate) fn tsc_hz() -> u64 {
 pub(crate) fn serve<V: Vendor>(core: &mut Core<V>) -> Served {
     let registers = core.vcpu.registers();
     #[expect(clippy::cast_possible_truncation, reason = "CPUID reads EAX and ECX")]
-    let (leaf, subleaf) = (registers.gpr[reg::RAX] as u32, registers.gpr[reg::RCX] as u32);
+    let (leaf, subleaf) = (
+        registers.gpr[reg::RAX] as u32,
+        registers.gpr[reg::RCX] as u32,
+    );
     let vcpu = &core.vcpu;
     let result = core.cpuid.lookup(leaf, subleaf, || dynamic(vcpu));
     let registers = core.vcpu.registers();
@@ -79,9 +92,12 @@ pub(crate) fn serve<V: Vendor>(core: &mut Core<V>) -> Served {
 fn dynamic<V: Vcpu>(vcpu: &V) -> Dynamic {
     const OSXSAVE: u64 = 1 << 18;
     let cr4 = vcpu.mode().cr4;
-    // SAFETY: XGETBV wants the CR4 of the hypervisor, which sets OSXSAVE where
-    // the processor has XSAVE (`main`).
-    let xcr0 = if cpu::cr4() & OSXSAVE != 0 { unsafe { cpu::xgetbv(0) } } else { 0 };
+    let xcr0 = if cpu::cr4() & OSXSAVE == 0 {
+        0
+    } else {
+        // SAFETY: the hypervisor's CR4 has OSXSAVE.
+        unsafe { cpu::xgetbv(0) }
+    };
     // SAFETY: a missing MSR reads as nothing.
     let xss = unsafe { crate::arch::msr::try_read(0xda0) }.unwrap_or(0);
     Dynamic { cr4, xcr0, xss }

@@ -1,6 +1,6 @@
 //! External interrupts that exit: DEBUG only.
 
-use cloister_abi::{Reason};
+use cloister_abi::Reason;
 
 use core::sync::atomic::Ordering;
 
@@ -21,7 +21,9 @@ pub(crate) fn serve<V: Vendor>(core: &mut Core<V>, acknowledged: Option<u8>) -> 
         this.take_interrupt()
     });
     if let Some(vector) = vector {
-        core.counters.interrupts_since_quiesce.fetch_add(1, Ordering::Relaxed);
+        core.counters
+            .interrupts_since_quiesce
+            .fetch_add(1, Ordering::Relaxed);
         core.last_vector = vector;
         core.vcpu.inject(Event::Interrupt { vector });
     }

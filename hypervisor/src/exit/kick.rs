@@ -2,7 +2,7 @@
 
 use cloister_abi::Reason;
 
-use crate::arch::percpu;
+use crate::arch::{apic, percpu};
 use crate::cores::Request;
 use crate::exit::{Next, Served};
 use crate::run::Core;
@@ -32,6 +32,7 @@ pub(crate) fn serve<V: Vendor>(core: &mut Core<V>) -> Next {
         next = Next::Park;
     }
     if requests.has(Request::Init) && core.guest.kind == GuestKind::Linux {
+        reset_apic::<V>();
         next = Next::Park;
     }
     // A start-up IPI to a core that runs is ignored, as by hardware; one right
@@ -39,4 +40,20 @@ pub(crate) fn serve<V: Vendor>(core: &mut Core<V>) -> Next {
     core.start_up_next = requests.has(Request::Init) && requests.has(Request::Sipi);
     core.shared.note_served();
     next
+}
+
+/// What INIT does to a local APIC (Intel SDM vol. 3, "Local APIC State After
+/// an INIT Reset"): masked, switched off, nothing pending.
+fn reset_apic<V: Vendor>() {
+    const VECTORS: usize = 256;
+    // SAFETY: the core leaves its guest, which expects its APIC to be reset.
+    unsafe { apic::silence(true) };
+    for _ in 0..VECTORS {
+        if apic::pending().is_none() {
+            break;
+        }
+        V::drain_interrupt();
+    }
+    // SAFETY: as above.
+    unsafe { apic::silence(false) };
 }

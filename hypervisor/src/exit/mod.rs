@@ -45,12 +45,20 @@ impl Served {
 
     /// Served.
     pub(crate) const fn new(reason: Reason, next: Next) -> Self {
-        Self { reason, next, exempt: false }
+        Self {
+            reason,
+            next,
+            exempt: false,
+        }
     }
 
     /// Served, and none of the exits that a quiet core does not have.
     pub(crate) const fn exempt(reason: Reason, next: Next) -> Self {
-        Self { reason, next, exempt: true }
+        Self {
+            reason,
+            next,
+            exempt: true,
+        }
     }
 }
 
@@ -63,9 +71,11 @@ pub(crate) fn dispatch<V: Vendor>(core: &mut Core<V>, exit: Exit) -> Served {
         Exit::Wrmsr => msr::write(core),
         Exit::Hypercall => hypercall::serve(core),
         Exit::Port(access) => port::serve(core, access),
-        Exit::NestedPageFault { gpa, access, during_walk } => {
-            nested::serve(core, gpa, access, during_walk)
-        }
+        Exit::NestedPageFault {
+            gpa,
+            access,
+            during_walk,
+        } => nested::serve(core, gpa, access, during_walk),
         Exit::Xsetbv => xsetbv::serve(core),
         Exit::Nmi => kick::nmi(core),
         Exit::ExternalInterrupt { vector } => interrupt::serve(core, vector),

@@ -3,6 +3,7 @@
 
 use cloister_abi::Reason;
 use cloister_core::policy::Guest as PolicyGuest;
+use cloister_core::policy::cpuid::{CpuidCache, Dynamic};
 use cloister_core::policy::msr::{
     ApicBaseWrite, BITMAP_RANGES, MsrAction, MsrContext, apic_base_write, exits_on_read,
     exits_on_write, read as decide_read, write as decide_write,
@@ -19,7 +20,7 @@ use crate::virt::{Event, Permissions, Vcpu, Vendor, reg};
 /// Whether Linux is told that xAPIC mode is locked out: so that it stays in
 /// x2APIC mode, which the firmware or the hypervisor has switched on.
 pub(crate) fn xapic_locked() -> bool {
-    hardware::base() & hardware::BASE_X2APIC != 0
+    hardware::is_x2apic_machine()
 }
 
 fn context<V: Vendor>(guest: PolicyGuest) -> MsrContext {
@@ -93,7 +94,11 @@ pub(crate) fn write<V: Vendor>(core: &mut Core<V>) -> Served {
             true
         }
         MsrAction::IgnoreWrite => {
-            report::refused(core, reason, format_args!("msr {index:#x} value {value:#x}, ignored"));
+            report::refused(
+                core,
+                reason,
+                format_args!("msr {index:#x} value {value:#x}, ignored"),
+            );
             true
         }
         MsrAction::ReadAs(_) | MsrAction::ReadWith(_) | MsrAction::Fault => false,
@@ -114,26 +119,44 @@ fn refuse<V: Vendor>(core: &mut Core<V>, reason: Reason, index: u32) {
 /// EFER (AMD APM vol. 2 §3.1.7; Intel SDM vol. 4): LME may not change while
 /// paging is on, LMA is the processor's.
 fn write_efer<V: Vendor>(core: &mut Core<V>, value: u64) -> bool {
-    const SCE: u64 = 1 << 0;
     const LME: u64 = 1 << 8;
     const LMA: u64 = 1 << 10;
-    const NXE: u64 = 1 << 11;
-    const FFXSR: u64 = 1 << 14;
     const CR0_PG: u64 = 1 << 31;
     let old = core.vcpu.efer();
-    let allowed = SCE | LME | LMA | NXE | if V::HYPERCALL == 1 { FFXSR } else { 0 };
     let paging = core.vcpu.mode().cr0 & CR0_PG != 0;
-    if value & !allowed != 0 || (paging && (old ^ value) & LME != 0) {
+    if value & !efer_bits(core.cpuid) != 0 || (paging && (old ^ value) & LME != 0) {
         return false;
     }
     core.vcpu.set_efer((value & !LMA) | (old & LMA));
     true
 }
 
+/// EFER bits that the guest's CPUID offers.
+fn efer_bits(cpuid: &CpuidCache) -> u64 {
+    let leaf = |leaf| cpuid.lookup(leaf, 0, Dynamic::default);
+    let (features, more) = (leaf(0x8000_0001), leaf(0x8000_0021));
+    // The bit in EFER, the register that offers it, and the bit there.
+    [
+        (0, features.edx, 11),  // SCE: SYSCALL
+        (8, features.edx, 29),  // LME
+        (10, features.edx, 29), // LMA
+        (11, features.edx, 20), // NXE
+        (14, features.edx, 25), // FFXSR
+        (15, features.ecx, 17), // TCE
+        (21, more.eax, 8),      // AIBRSE
+    ]
+    .into_iter()
+    .filter(|&(_, register, bit)| register & (1 << bit) != 0)
+    .fold(0, |bits, (bit, _, _)| bits | 1 << bit)
+}
+
 /// PAT (Intel SDM vol. 3, "IA32_PAT MSR"): eight types, of which 2, 3 and 8 to
 /// 255 do not exist.
 fn write_pat<V: Vendor>(core: &mut Core<V>, value: u64) -> bool {
-    let valid = value.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4..=7));
+    let valid = value
+        .to_le_bytes()
+        .iter()
+        .all(|kind| matches!(kind, 0 | 1 | 4..=7));
     if valid {
         core.vcpu.set_pat(value);
     }

@@ -69,13 +69,18 @@ fn in_partition<V: Vendor>(
     if mapped {
         return Next::Resume;
     }
-    life::fail(core, format_args!("hypervisor.memory is used up: no table for {gpa:#x}"))
+    life::fail(
+        core,
+        format_args!("hypervisor.memory is used up: no table for {gpa:#x}"),
+    )
 }
 
 /// Linux reaches for what is not its own, or for device memory above what was
 /// mapped at boot.
 fn in_linux<V: Vendor>(core: &mut Core<V>, gpa: u64, access: Access, during_walk: bool) -> Next {
-    let Some(linux) = &core.system.linux else { return Next::Park };
+    let Some(linux) = &core.system.linux else {
+        return Next::Park;
+    };
     let translation = core.guest.lookup(gpa);
     if translation.is_none() && !linux.is_foreign(gpa) && linux.map_device(gpa) {
         return Next::Resume;
@@ -88,8 +93,9 @@ fn in_linux<V: Vendor>(core: &mut Core<V>, gpa: u64, access: Access, during_walk
     // Foreign memory reads as ones without an exit. What comes here is a write,
     // which is dropped, or a fetch.
     let length = match access {
-        Access::Write if !during_walk => apic::fetch(core)
-            .and_then(|code| decode::length(code.bytes(), code.mode)),
+        Access::Write if !during_walk => {
+            apic::fetch(core).and_then(|code| decode::length(code.bytes(), code.mode))
+        }
         _ => None,
     };
     match length {

@@ -16,12 +16,16 @@ pub(crate) fn serve<V: Vendor>(core: &mut Core<V>, exit: Exit) -> Served {
     let rip = core.vcpu.rip();
     let next = match exit {
         Exit::TripleFault => life::fail(core, format_args!("triple fault at rip {rip:#x}")),
-        Exit::EntryFailure { code } => {
-            life::fail(core, format_args!("entry refused, code {code:#x}, at rip {rip:#x}"))
-        }
+        Exit::EntryFailure { code } => life::fail(
+            core,
+            format_args!("entry refused, code {code:#x}, at rip {rip:#x}"),
+        ),
         Exit::TaskSwitch => life::fail(core, format_args!("task switch at rip {rip:#x}")),
         Exit::MachineCheck => life::fail(core, format_args!("machine check at rip {rip:#x}")),
-        Exit::Other { code, qualification } => life::fail(
+        Exit::Other {
+            code,
+            qualification,
+        } => life::fail(
             core,
             format_args!("unexpected exit {code:#x} ({qualification:#x}) at rip {rip:#x}"),
         ),
@@ -30,7 +34,9 @@ pub(crate) fn serve<V: Vendor>(core: &mut Core<V>, exit: Exit) -> Served {
             Next::Resume
         }
         Exit::Virtualization => refuse(core, reason, Event::UD),
-        Exit::ControlRegister { completed: false, .. } => refuse(core, reason, Event::GP),
+        Exit::ControlRegister {
+            completed: false, ..
+        } => refuse(core, reason, Event::GP),
         // MONITOR and MWAIT, which CPUID hides from a partition.
         Exit::Halt => refuse(core, reason, Event::UD),
         // INIT and start-up IPIs are emulated; a physical one is not a guest's.
@@ -52,7 +58,11 @@ fn cache_control<V: Vendor>(core: &mut Core<V>) {
         // SAFETY: writes caches back; nothing is lost.
         unsafe { asm!("wbinvd", options(nostack, preserves_flags)) };
     } else {
-        report::refused(core, Reason::CacheControl, format_args!("cache flush, dropped"));
+        report::refused(
+            core,
+            Reason::CacheControl,
+            format_args!("cache flush, dropped"),
+        );
     }
     core.vcpu.skip();
 }

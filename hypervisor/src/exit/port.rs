@@ -5,25 +5,36 @@ use cloister_abi::{LinuxState, Reason};
 use cloister_core::policy::io::{self, IoAction};
 
 use crate::arch::cpu;
-use crate::exit::cpuid::policy_guest;
 use crate::exit::Served;
+use crate::exit::cpuid::policy_guest;
 use crate::report;
 use crate::run::Core;
 use crate::virt::{Event, PortAccess, Vcpu, Vendor, reg};
 
 /// Serves a port access.
 pub(crate) fn serve<V: Vendor>(core: &mut Core<V>, access: PortAccess) -> Served {
-    let reason = if access.input { Reason::PortIn } else { Reason::PortOut };
+    let reason = if access.input {
+        Reason::PortIn
+    } else {
+        Reason::PortOut
+    };
     if access.string {
         // Nobody who owns such a port exits; what is left is a peek.
-        report::refused(core, reason, format_args!("string access to port {:#x}", access.port));
+        report::refused(
+            core,
+            reason,
+            format_args!("string access to port {:#x}", access.port),
+        );
         core.vcpu.inject(Event::GP);
         return Served::resume(reason);
     }
     #[expect(clippy::cast_possible_truncation, reason = "OUT writes at most EAX")]
     let value = core.vcpu.registers().gpr[reg::RAX] as u32;
     let mut action = IoAction::Drop;
-    if core.system.foreign_port(core.partition, access.port, access.width) {
+    if core
+        .system
+        .foreign_port(core.partition, access.port, access.width)
+    {
         if access.input {
             action = IoAction::Ones;
         }
@@ -69,14 +80,22 @@ fn end<V: Vendor>(core: &mut Core<V>, state: LinuxState, access: PortAccess, val
     if let Some(linux) = &core.system.linux {
         linux.set_state(state);
     }
-    let detail = if state == LinuxState::Off { "linux powered off" } else { "linux reset" };
+    let detail = if state == LinuxState::Off {
+        "linux powered off"
+    } else {
+        "linux reset"
+    };
     report::end(core.system, "completed", detail);
     // SAFETY: the machine's end is what Linux asked for.
     unsafe { cpu::port_out(access.port, access.width, value) };
 }
 
 fn refused<V: Vendor>(core: &mut Core<V>, reason: Reason, access: PortAccess) {
-    report::refused(core, reason, format_args!("port {:#x} width {}", access.port, access.width));
+    report::refused(
+        core,
+        reason,
+        format_args!("port {:#x} width {}", access.port, access.width),
+    );
 }
 
 /// Puts what IN read into AL, AX or EAX.

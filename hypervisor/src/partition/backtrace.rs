@@ -9,7 +9,12 @@ use crate::virt::{Mode, Vcpu, Vendor, reg};
 
 /// What the page-table walker needs of `mode`.
 pub(crate) fn paging(mode: &Mode) -> Paging {
-    Paging { cr0: mode.cr0, cr3: mode.cr3, cr4: mode.cr4, efer: mode.efer }
+    Paging {
+        cr0: mode.cr0,
+        cr3: mode.cr3,
+        cr4: mode.cr4,
+        efer: mode.efer,
+    }
 }
 
 /// Guest-physical address of guest-virtual `address`.
@@ -20,7 +25,13 @@ pub(crate) fn translate<V: Vendor>(
     address: u64,
     access: Access,
 ) -> Option<u64> {
-    walk::translate(&mut |gpa| guest.read_u64(gpa), &paging(mode), address, access).ok()
+    walk::translate(
+        &mut |gpa| guest.read_u64(gpa),
+        &paging(mode),
+        address,
+        access,
+    )
+    .ok()
 }
 
 /// Return addresses of the guest, innermost first; the first is RIP.

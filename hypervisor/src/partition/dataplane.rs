@@ -2,8 +2,8 @@
 
 use core::sync::atomic::Ordering;
 
-use cloister_abi::hypercall::{BusySource, Error};
 use cloister_abi::Dataplane;
+use cloister_abi::hypercall::{BusySource, Error};
 use cloister_core::nested::{MemoryType, Rights};
 
 use crate::arch::{apic, cpu};
@@ -33,7 +33,7 @@ pub(crate) fn set<V: Vendor>(
     }
     let previous = core.dataplane;
     if flags.contains(Dataplane::QUIESCE) {
-        match quiesce(core, partition) {
+        match quiesce(core, partition, flags) {
             Ok(Next::Resume) => {}
             Ok(Next::Park) => return (0, Next::Park),
             Err(source) => return (source.to_return(), Next::Resume),
@@ -46,7 +46,9 @@ pub(crate) fn set<V: Vendor>(
         core.set_flags(flags);
     }
     if !flags.is_empty() {
-        core.counters.last_dataplane.store(flags.bits(), Ordering::Relaxed);
+        core.counters
+            .last_dataplane
+            .store(flags.bits(), Ordering::Relaxed);
     }
     (previous.bits().cast_signed(), Next::Resume)
 }
@@ -55,7 +57,9 @@ pub(crate) fn set<V: Vendor>(
 fn zero<V: Vendor>(core: &Core<V>) {
     let counters = core.counters;
     counters.since_quiesce.store(0, Ordering::Relaxed);
-    counters.interrupts_since_quiesce.store(0, Ordering::Relaxed);
+    counters
+        .interrupts_since_quiesce
+        .store(0, Ordering::Relaxed);
     for reason in &counters.reasons {
         reason.since_quiesce.store(0, Ordering::Relaxed);
     }
@@ -76,9 +80,7 @@ fn populate<V: Vendor>(core: &mut Core<V>, partition: &Partition<V>) -> bool {
     let mapped = partition.guest.with_nested(|nested, tables| {
         nested
             .unmap(tables, 0, length)
-            .and_then(|()| {
-                nested.map(tables, 0, base, length, Rights::RWX, MemoryType::WriteBack)
-            })
+            .and_then(|()| nested.map(tables, 0, base, length, Rights::RWX, MemoryType::WriteBack))
             .is_ok()
     });
     core.vcpu.flush_nested();
@@ -95,13 +97,14 @@ fn populate<V: Vendor>(core: &mut Core<V>, partition: &Partition<V>) -> bool {
 fn quiesce<V: Vendor>(
     core: &mut Core<V>,
     partition: &'static Partition<V>,
+    flags: Dataplane,
 ) -> Result<Next, BusySource> {
     let own_apic = partition.config.apic;
     let mut source = BusySource::Management;
     for _ in 0..ROUNDS {
         if !own_apic {
             // SAFETY: the partition has no APIC: it is the hypervisor's.
-            unsafe { apic::silence() };
+            unsafe { apic::silence(true) };
         }
         if core.shared.has_requests() {
             core.shared.owe_kick();
@@ -115,6 +118,12 @@ fn quiesce<V: Vendor>(
                 V::drain_interrupt();
             }
         } else {
+            if !own_apic {
+                // Under DEBUG what comes is to be seen; otherwise it is not to
+                // be taken at all.
+                // SAFETY: as above.
+                unsafe { apic::silence(flags.contains(Dataplane::DEBUG)) };
+            }
             return Ok(Next::Resume);
         }
         cpu::pause();

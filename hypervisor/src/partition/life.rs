@@ -20,7 +20,9 @@ pub(crate) fn finish<V: Vendor>(partition: &Partition<V>, code: u64) -> Next {
     partition.life.note_exit_code(code);
     let finished = partition.life.finished.fetch_add(1, Ordering::AcqRel) + 1;
     if finished as usize >= partition.config.cpus.len() {
-        partition.life.change(PartitionState::Running, PartitionState::Finished);
+        partition
+            .life
+            .change(PartitionState::Running, PartitionState::Finished);
     }
     Next::Park
 }
@@ -38,9 +40,16 @@ pub(crate) fn fail<V: Vendor>(core: &mut Core<V>, why: core::fmt::Arguments<'_>)
         end_if_over(core.system);
         return Next::Park;
     };
-    if partition.life.change(PartitionState::Running, PartitionState::Failed) {
+    if partition
+        .life
+        .change(PartitionState::Running, PartitionState::Failed)
+    {
         let _ = write!(partition.life.detail.lock(), "{why}");
-        log::warn!("partition \"{}\" failed on core {}: {why}", partition.name(), core.number);
+        log::warn!(
+            "partition \"{}\" failed on core {}: {why}",
+            partition.name(),
+            core.number
+        );
         stop_others(core);
     }
     Next::Park
@@ -81,22 +90,31 @@ pub(crate) fn core_parked<V: Vendor>(core: &Core<V>, partition: &Partition<V>) {
         life.renew();
         load::fill(partition);
         life.set_state(PartitionState::Running);
-        log::info!("partition \"{}\" restarts from its pristine image", partition.name());
+        log::info!(
+            "partition \"{}\" restarts from its pristine image",
+            partition.name()
+        );
         for other in cores.iter() {
             cores::core(other).ask(Request::Start);
         }
         return;
     }
     report::partition(partition);
-    log::info!("partition \"{}\" is {}", partition.name(), life.state().name());
+    log::info!(
+        "partition \"{}\" is {}",
+        partition.name(),
+        life.state().name()
+    );
     end_if_over(core.system);
 }
 
 /// Ends the run when nothing runs any more: no Linux, or a failed one, and no
 /// partition that is running or waits to be.
 fn end_if_over<V: Vendor>(system: &System<V>) {
-    let linux_over =
-        system.linux.as_ref().is_none_or(|linux| linux.state() == LinuxState::Failed);
+    let linux_over = system
+        .linux
+        .as_ref()
+        .is_none_or(|linux| linux.state() == LinuxState::Failed);
     let over = |partition: &Partition<V>| match partition.life.state() {
         PartitionState::Running => false,
         PartitionState::Loaded => !partition.config.autostart,

@@ -29,7 +29,7 @@ const GDT: u64 = 0x2000;
 const PML4: u64 = 0x3000;
 const PDPT: u64 = 0x4000;
 const PDS: u64 = 0x5000;
-const ACPI: u64 = 0x9000;
+const ACPI: usize = 0x9000;
 
 /// The housekeeping guest.
 pub(crate) struct Linux<V: Vendor> {
@@ -69,17 +69,13 @@ impl<V: Vendor> Linux<V> {
     ///
     /// # Errors
     /// In words.
-    pub(crate) fn create(
-        source: &Source<'_>,
-        pool: &'static FramePool,
-    ) -> Result<Self, Error> {
+    pub(crate) fn create(source: &Source<'_>, pool: &'static FramePool) -> Result<Self, Error> {
         const NO_MEMORY: &str = "hypervisor.memory is too small for its tables";
         let cpus = source.config.cpus;
         let mut guest = Guest::<V>::new(GuestKind::Linux, cpus, 1, pool, source.gib_pages)
             .ok_or_else(|| say("linux", NO_MEMORY))?;
         let foreign = foreign(source)?;
-        map(&mut guest, source, &foreign, pool)
-            .map_err(|_| say("linux", NO_MEMORY))?;
+        map(&mut guest, source, &foreign, pool).map_err(|_| say("linux", NO_MEMORY))?;
         let entry = load(source)?;
         Ok(Self {
             guest,
@@ -101,7 +97,9 @@ impl<V: Vendor> Linux<V> {
 
     /// Whether `address` is memory that somebody else owns.
     pub(crate) fn is_foreign(&self, address: u64) -> bool {
-        self.foreign.iter().any(|range| (range.start..range.end).contains(&address))
+        self.foreign
+            .iter()
+            .any(|range| (range.start..range.end).contains(&address))
     }
 
     /// Maps the 2 MiB around `address`, where no memory is: a device's
@@ -112,7 +110,14 @@ impl<V: Vendor> Linux<V> {
         self.guest.with_nested(|nested, tables| {
             nested.lookup(tables, address).is_some()
                 || nested
-                    .map(tables, start, start, LARGE, Rights::RW, MemoryType::Uncacheable)
+                    .map(
+                        tables,
+                        start,
+                        start,
+                        LARGE,
+                        Rights::RW,
+                        MemoryType::Uncacheable,
+                    )
                     .is_ok()
         })
     }
@@ -126,9 +131,13 @@ fn foreign(source: &Source<'_>) -> Result<Vec<Range, MAX_FOREIGN>, Error> {
         .chain(source.plan.partitions.iter().copied())
         .chain(source.kept.iter().copied());
     for range in all {
-        let pages =
-            Range { start: range.start & !(PAGE - 1), end: range.end.next_multiple_of(PAGE) };
-        foreign.push(pages).map_err(|_| say("linux", "more than 80 foreign ranges"))?;
+        let pages = Range {
+            start: range.start & !(PAGE - 1),
+            end: range.end.next_multiple_of(PAGE),
+        };
+        foreign
+            .push(pages)
+            .map_err(|_| say("linux", "more than 80 foreign ranges"))?;
     }
     Ok(foreign)
 }
@@ -149,11 +158,18 @@ fn map<V: Vendor>(
         let mut next = 0;
         let top = source.top.max(FOUR_GIB);
         let device = |nested: &mut cloister_core::nested::Builder<V::Format>,
-                          tables: &mut crate::arch::paging::PoolTables<'_>,
-                          from: u64,
-                          to: u64| {
+                      tables: &mut crate::arch::paging::PoolTables<'_>,
+                      from: u64,
+                      to: u64| {
             if from < to {
-                nested.map(tables, from, from, to - from, Rights::RWX, MemoryType::Uncacheable)
+                nested.map(
+                    tables,
+                    from,
+                    from,
+                    to - from,
+                    Rights::RWX,
+                    MemoryType::Uncacheable,
+                )
             } else {
                 Ok(())
             }
@@ -168,7 +184,14 @@ fn map<V: Vendor>(
             }
             device(nested, tables, next, start)?;
             let length = end - start;
-            nested.map(tables, start, start, length, Rights::RWX, MemoryType::WriteBack)?;
+            nested.map(
+                tables,
+                start,
+                start,
+                length,
+                Rights::RWX,
+                MemoryType::WriteBack,
+            )?;
             let _ = identity.push(Range { start, end });
             next = end;
         }
@@ -178,7 +201,13 @@ fn map<V: Vendor>(
             let page = ones.address();
             nested.map_same_page(tables, range.start, range.len(), page, Rights::READ)?;
         }
-        nested.remap_page(tables, APIC_PAGE, APIC_PAGE, Rights::READ, MemoryType::Uncacheable)
+        nested.remap_page(
+            tables,
+            APIC_PAGE,
+            APIC_PAGE,
+            Rights::READ,
+            MemoryType::Uncacheable,
+        )
     })?;
     for range in identity {
         guest.note_identity(range);
@@ -225,8 +254,8 @@ fn load(source: &Source<'_>) -> Result<LongEntry, Error> {
         put(data_bytes, GDT + index * 8, &entry.to_le_bytes());
     }
     identity_tables(data_bytes, data.start);
-    let acpi = data_bytes.get_mut(ACPI as usize..).unwrap_or(&mut []);
-    let rsdp = acpi_copies(source, data.start + ACPI, acpi)?;
+    let acpi = data_bytes.get_mut(ACPI..).unwrap_or(&mut []);
+    let rsdp = acpi_copies(source, data.start + ACPI as u64, acpi)?;
 
     let boot = BootData {
         load_address: place.start,
@@ -287,7 +316,11 @@ fn identity_tables(data: &mut [u8], base: u64) {
     put(data, PML4, &((base + PDPT) | TABLE).to_le_bytes());
     for gib in 0..4 {
         let directory = PDS + gib * PAGE;
-        put(data, PDPT + gib * 8, &((base + directory) | TABLE).to_le_bytes());
+        put(
+            data,
+            PDPT + gib * 8,
+            &((base + directory) | TABLE).to_le_bytes(),
+        );
         for page in 0..512 {
             let address = gib * GIB + page * (2 << 20);
             put(data, directory + page * 8, &(address | LARGE).to_le_bytes());

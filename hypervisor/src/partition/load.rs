@@ -3,14 +3,13 @@
 
 use core::sync::atomic::Ordering;
 
-use cloister_abi::shared::{
-    ConsoleRing, INFO_MAGIC, PROGRAM_BASE, PartitionInfo, STACK_SIZE,
-};
+use cloister_abi::shared::{ConsoleRing, INFO_MAGIC, PROGRAM_BASE, PartitionInfo, STACK_SIZE};
 use cloister_abi::{Dataplane, VERSION};
 use cloister_core::elf::Program;
 use cloister_core::memory::Range;
 use cloister_core::nested::{MemoryType, Rights};
 
+use crate::arch::apic;
 use crate::arch::memory::{Frame, FramePool, PAGE};
 use crate::cores;
 use crate::guest::Guest;
@@ -72,20 +71,27 @@ pub(crate) fn create<V: Vendor>(
 
     let shared = block.len().next_multiple_of(GIB);
     let info = pool.page().ok_or_else(no_memory)?;
-    let ring = pool.pages(size_of::<ConsoleRing>() as u64 / PAGE, PAGE).ok_or_else(no_memory)?;
+    let ring = pool
+        .pages(size_of::<ConsoleRing>() as u64 / PAGE, PAGE)
+        .ok_or_else(no_memory)?;
     let mut at = shared;
     let mut add = |hpa: u64, len: u64, rights| {
         let gpa = at;
         at += len;
-        guest.map(gpa, hpa, len, rights).map(|()| gpa).map_err(|_| no_memory())
+        guest
+            .map(gpa, hpa, len, rights)
+            .map(|()| gpa)
+            .map_err(|_| no_memory())
     };
     add(info.address(), PAGE, Rights::READ)?;
     for core in config.cpus.iter() {
-        let counters = cores::core(core).counters().ok_or_else(|| say("a core is missing"))?;
+        let counters = cores::core(core)
+            .counters()
+            .ok_or_else(|| say("a core is missing"))?;
         add(core::ptr::from_ref(counters) as u64, PAGE, Rights::READ)?;
     }
     let console = add(ring.address(), ring.len(), Rights::RW)?;
-    if config.apic {
+    if config.apic && !apic::is_x2apic_machine() {
         guest
             .with_nested(|nested, tables| {
                 let (at, rights) = (APIC_PAGE, Rights::READ);
@@ -106,7 +112,10 @@ pub(crate) fn create<V: Vendor>(
     };
     Program::parse(image, block.len()).map_err(|error| {
         let mut text = heapless::String::new();
-        let _ = core::fmt::write(&mut text, format_args!("program \"{}\": {error}", config.program));
+        let _ = core::fmt::write(
+            &mut text,
+            format_args!("program \"{}\": {error}", config.program),
+        );
         text
     })?;
     fill(&partition);
@@ -143,6 +152,11 @@ fn describe<V: Vendor>(
     info.allowed = config.dataplane.with_implied().bits() & Dataplane::all().bits();
     info.tsc_hz = crate::exit::cpuid::tsc_hz();
     info.vendor = V::HYPERCALL;
+    info.apic = match (config.apic, apic::is_x2apic_machine()) {
+        (false, _) => 0,
+        (true, false) => 1,
+        (true, true) => 2,
+    };
     info.name_len = copy(&mut info.name, config.name.as_bytes());
     info.args_len = copy(&mut info.args, config.args.as_bytes());
     address
@@ -158,16 +172,25 @@ fn copy(to: &mut [u8], from: &[u8]) -> u32 {
 /// Brings the partition's memory into the state in which its program starts:
 /// zero but for the program's segments and the tables.
 pub(crate) fn fill<V: Vendor>(partition: &Partition<V>) {
-    let memory = Memory { base: partition.block.start, length: partition.block.len() };
+    let memory = Memory {
+        base: partition.block.start,
+        length: partition.block.len(),
+    };
     memory.zero();
-    let Ok(program) = Program::parse(partition.image, memory.length) else { return };
+    let Ok(program) = Program::parse(partition.image, memory.length) else {
+        return;
+    };
     for segment in program.segments() {
         memory.write(segment.gpa, segment.file);
     }
     for (index, entry) in (0..).zip(GDT_ENTRIES) {
         memory.entry(GDT, index, entry);
     }
-    page_tables(&memory, partition.shared, partition.config.apic);
+    page_tables(
+        &memory,
+        partition.shared,
+        partition.config.apic && !apic::is_x2apic_machine(),
+    );
     let restarts = partition.life.restarts.load(Ordering::Relaxed);
     // SAFETY: `describe` made it; only the core that loads writes it, while
     // the partition does not run.

@@ -96,7 +96,8 @@ impl Life {
 
     /// A core gave `code`.
     pub(crate) fn note_exit_code(&self, code: u64) {
-        self.exit_code.fetch_max(code.saturating_add(1), Ordering::Relaxed);
+        self.exit_code
+            .fetch_max(code.saturating_add(1), Ordering::Relaxed);
     }
 
     /// Forgets the last run.

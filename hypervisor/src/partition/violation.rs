@@ -18,7 +18,9 @@ pub(crate) fn check<V: Vendor>(core: &mut Core<V>, exit: &Exit, entered: u64) ->
     if !core.dataplane.contains(Dataplane::STRICT) {
         return Next::Resume;
     }
-    let Some(partition) = core.partition else { return Next::Resume };
+    let Some(partition) = core.partition else {
+        return Next::Resume;
+    };
     let allowed = match exit {
         Exit::Hypercall => hypercall::is_set_dataplane(core),
         Exit::Nmi => core.shared.has_requests(),
@@ -35,7 +37,10 @@ pub(crate) fn check<V: Vendor>(core: &mut Core<V>, exit: &Exit, entered: u64) ->
     let cycles = crate::arch::cpu::tsc().wrapping_sub(entered);
     core.account(reason, cycles, false);
     trace::record(core, reason, exit, entered, cycles);
-    if partition.life.change(PartitionState::Running, PartitionState::Violated) {
+    if partition
+        .life
+        .change(PartitionState::Running, PartitionState::Violated)
+    {
         if let OnViolation::Restart { max } = partition.config.on_violation {
             life::restart_within(partition, max);
         }

@@ -85,6 +85,19 @@ pub struct Reset {
     pub value: u8,
 }
 
+/// Offsets of the old block addresses and of their lengths: PM1 event a and b,
+/// PM1 control a and b, PM2 control, PM timer, GPE 0 and 1.
+const BLOCKS: [(usize, usize); 8] = [
+    (56, 88),
+    (60, 88),
+    (64, 89),
+    (68, 89),
+    (72, 90),
+    (76, 91),
+    (80, 92),
+    (84, 93),
+];
+
 /// What the hypervisor wants to know of the FADT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fadt {
@@ -113,6 +126,8 @@ pub struct Fadt {
     pub dsdt: u64,
     /// Physical address of the FACS; 0 if there is none.
     pub facs: u64,
+    /// Register blocks in I/O space: first port and number of ports.
+    blocks: [(u16, u8); BLOCKS.len() + 1],
 }
 
 impl Fadt {
@@ -154,6 +169,29 @@ impl Fadt {
             hardware_reduced: flags & HW_REDUCED_ACPI != 0,
             dsdt: pointer(offset::DSDT, offset::X_DSDT),
             facs: pointer(offset::FIRMWARE_CTRL, offset::X_FIRMWARE_CTRL),
+            blocks: {
+                let mut blocks = [(0, 0); BLOCKS.len() + 1];
+                for (block, (address, length)) in blocks.iter_mut().zip(BLOCKS) {
+                    *block = (port(address, None).unwrap_or(0), byte(length));
+                }
+                if let Some(block) = blocks.last_mut() {
+                    *block = (port(offset::SMI_CMD, None).unwrap_or(0), 1);
+                }
+                blocks
+            },
         })
+    }
+
+    /// The register blocks that the machine's power management has in I/O
+    /// space: first port and number of ports. Absent ones are left out.
+    pub fn blocks(&self) -> impl Iterator<Item = (u16, u8)> + use<> {
+        let reset = self
+            .reset
+            .and_then(|reset| reset.register.port())
+            .map(|port| (port, 1));
+        self.blocks
+            .into_iter()
+            .chain(reset)
+            .filter(|(port, length)| *port != 0 && *length != 0)
     }
 }

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::leaves::{self, MAX_SUBLEAVES};
-use super::{CpuidConfig, Regs, Vendor, filter};
+use super::{CpuidConfig, Guest, Regs, Vendor, filter};
 
 /// Leaves indexed per range; ranges start at multiples of 0x4000_0000.
 const LEAVES: usize = 64;
@@ -69,6 +69,8 @@ pub struct CpuidCache {
     missing: Slot,
     entries: [Regs; ENTRIES],
     used: usize,
+    /// Answer [`kvm_leaf`].
+    shows_kvm: bool,
     xsave: [Component; MAX_SUBLEAVES as usize],
 }
 
@@ -106,6 +108,7 @@ impl CpuidCache {
             missing: ZERO_SLOT,
             entries: [Regs::ZERO; ENTRIES],
             used: 1,
+            shows_kvm: false,
             xsave: [Component {
                 size: 0,
                 offset: 0,
@@ -127,6 +130,7 @@ impl CpuidCache {
         config: &CpuidConfig,
     ) -> Result<(), FillError> {
         *self = Self::new();
+        self.shows_kvm = config.xapic_locked && config.guest == Guest::Linux;
         let basic = cpuid(0, 0);
         self.range(0, basic.eax, &cpuid, config)?;
         self.range(0x4000_0000, cloister_abi::CPUID_MAX_LEAF, &cpuid, config)?;
@@ -236,17 +240,29 @@ impl CpuidCache {
     #[inline]
     #[must_use]
     pub fn lookup(&self, leaf: u32, subleaf: u32, state: impl FnOnce() -> Dynamic) -> Regs {
-        let slot = self
-            .slots
-            .get((leaf >> 30) as usize)
-            .and_then(|slots| slots.get((leaf & 0x3fff_ffff) as usize))
-            .unwrap_or(&self.missing);
+        let slots = self.slots.get((leaf >> 30) as usize);
+        let Some(slot) = slots.and_then(|slots| slots.get((leaf & 0x3fff_ffff) as usize)) else {
+            return self.beyond(leaf);
+        };
         let index = usize::from(slot.first) + subleaf.min(u32::from(slot.last)) as usize;
         let regs = self.entries.get(index).copied().unwrap_or(Regs::ZERO);
         if slot.fix == Fix::None {
             return regs;
         }
         self.fix(slot, subleaf, regs, state)
+    }
+
+    /// Leaves that no table holds.
+    #[cold]
+    fn beyond(&self, leaf: u32) -> Regs {
+        match kvm_leaf(leaf) {
+            Some(regs) if self.shows_kvm => regs,
+            _ => self
+                .entries
+                .get(usize::from(self.missing.first))
+                .copied()
+                .unwrap_or(Regs::ZERO),
+        }
     }
 
     fn fix(
@@ -314,6 +330,28 @@ impl CpuidCache {
             };
             start.saturating_add(component.size)
         })
+    }
+}
+
+/// The KVM interface with no feature at all, beside Cloister's own leaves
+/// (Linux: Documentation/virt/kvm/x86/cpuid.rst; hypervisors may have several
+/// interfaces, 0x100 leaves apart).
+///
+/// It makes Linux stay in x2APIC mode without interrupt remapping: Linux 6.1
+/// leaves that mode otherwise, even where xAPIC is locked out, and then reads
+/// an xAPIC that is not there.
+const fn kvm_leaf(leaf: u32) -> Option<Regs> {
+    const BASE: u32 = 0x4000_0100;
+    const FEATURES: u32 = BASE + 1;
+    match leaf {
+        BASE => Some(Regs {
+            eax: FEATURES,
+            ebx: u32::from_le_bytes(*b"KVMK"),
+            ecx: u32::from_le_bytes(*b"VMKV"),
+            edx: u32::from_le_bytes(*b"M\0\0\0"),
+        }),
+        FEATURES => Some(Regs::ZERO),
+        _ => None,
     }
 }
 
