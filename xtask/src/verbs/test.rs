@@ -42,6 +42,16 @@ impl Arguments {
         let mut host = cargo();
         host.args(["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"]);
         add(step("lints, host", &mut host)?);
+        let mut libraries = cargo();
+        libraries.args(["clippy", "--quiet", "--tests"]);
+        for package in no_std.iter().filter(|package| *package != "hypervisor") {
+            libraries.args(["--package", package]);
+        }
+        libraries.args(["--", "-D", "warnings"]);
+        add(step(
+            "lints, tests of runtime and programs",
+            &mut libraries,
+        )?);
         let mut target = cargo();
         target.args(["clippy", "--quiet", "--release", "--target", TARGET]);
         for package in &no_std {
