@@ -21,6 +21,7 @@ enum Verb {
     Test(verbs::test::Arguments),
     Check(verbs::check::Arguments),
     Image(verbs::image::Arguments),
+    Bench(verbs::bench::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Verb::Test(arguments) => arguments.run(),
         Verb::Check(arguments) => arguments.run(),
         Verb::Image(arguments) => arguments.run(),
+        Verb::Bench(arguments) => arguments.run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -33,6 +33,17 @@ pub enum Accel {
     Tcg,
 }
 
+/// What makes a machine's time pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Clock {
+    /// The host's time in QEMU; Bochs has a time of its own.
+    #[default]
+    Host,
+    /// Executed instructions, one cycle of the TSC for each: the same on every
+    /// run. QEMU: TCG only, and with one core (Linux on more hangs).
+    Instructions,
+}
+
 /// What a machine is to have.
 #[derive(Clone, Debug)]
 pub struct Setup<'a> {
@@ -44,6 +55,8 @@ pub struct Setup<'a> {
     pub memory: u64,
     /// QEMU only.
     pub accel: Accel,
+    /// Bochs always counts instructions.
+    pub clock: Clock,
     /// The serial ports that are read.
     pub ports: SerialPorts,
     /// Further command line arguments (QEMU) or lines of bochsrc (Bochs).

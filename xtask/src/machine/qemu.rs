@@ -11,15 +11,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::child::{Child, Port};
-use super::{Accel, Setup};
+use super::{Accel, Clock, Setup};
 use crate::kvm::{self, Choice};
 
 /// Starts QEMU with the image as its CD.
 ///
 /// # Errors
-/// See [`super::MachineKind::start`]; or KVM was asked for and cannot nest.
+/// See [`super::MachineKind::start`]; or KVM was asked for and cannot nest, or
+/// is to count instructions.
 pub fn start(setup: &Setup<'_>) -> Result<Child> {
     let choice = choice(setup.accel)?;
+    if setup.clock == Clock::Instructions && matches!(choice, Choice::Kvm(_)) {
+        bail!("KVM cannot count instructions: ask for TCG");
+    }
     let work = tempfile::tempdir()?;
     let path = |port: usize| work.path().join(format!("com{}", port + 1));
     let consoles = [
@@ -56,8 +60,19 @@ fn arguments(command: &mut Command, setup: &Setup<'_>, choice: &Choice, folder: 
     command.args(["-nodefaults", "-no-user-config", "-no-reboot"]);
     match choice {
         Choice::Kvm(_) => command.args(["-M", "q35", "-accel", "kvm", "-cpu", "host"]),
-        Choice::Tcg(_) => command.args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"]),
+        Choice::Tcg(_) => {
+            let accel = match setup.clock {
+                Clock::Host => "tcg,thread=multi",
+                Clock::Instructions => "tcg,thread=single",
+            };
+            command.args(["-M", "q35", "-accel", accel, "-cpu", "max"])
+        }
     };
+    if setup.clock == Clock::Instructions {
+        command.args(["-icount", "shift=0,sleep=off"]);
+        // Nothing else that differs from run to run.
+        command.args(["-rtc", "base=2026-01-01,clock=vm", "-seed", "1"]);
+    }
     command.args(["-smp", &setup.cpus.to_string()]);
     command.args(["-m", &format!("{}M", setup.memory >> 20)]);
     command.args(["-display", "none", "-vga", "std", "-nic", "none"]);

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::image::{self, Recipe};
 use crate::kvm::Choice;
-use crate::machine::{Accel, MachineKind, Setup, qemu};
+use crate::machine::{Accel, Clock, MachineKind, Setup, qemu};
 use crate::report::{Fold, Report};
 use crate::system::{SerialPorts, System};
 use crate::{paths, tools};
@@ -36,6 +36,7 @@ pub struct Run {
     recipe: Recipe,
     machine: MachineKind,
     accel: Accel,
+    clock: Clock,
     cpus: Option<u32>,
     memory: Option<u64>,
     timeout: Option<Duration>,
@@ -64,6 +65,7 @@ impl Run {
             recipe: Recipe::new(system),
             machine: MachineKind::Qemu,
             accel: Accel::Auto,
+            clock: Clock::Host,
             cpus: None,
             memory: None,
             timeout: None,
@@ -101,6 +103,13 @@ impl Run {
     #[must_use]
     pub fn accel(mut self, accel: Accel) -> Self {
         self.accel = accel;
+        self
+    }
+
+    /// What makes its time pass. Default: [`Clock::Host`].
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
         self
     }
 
@@ -240,6 +249,7 @@ impl Run {
             cpus,
             memory,
             accel: self.accel,
+            clock: self.clock,
             ports,
             extra: &self.machine_arguments,
         })?;

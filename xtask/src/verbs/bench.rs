@@ -1,0 +1,67 @@
+//! `cargo xtask bench`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use xtask::MachineKind;
+use xtask::bench::{measure, table};
+
+/// Measure what exits cost, in instructions, beside what they cost others.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Where: QEMU has AMD SVM, Bochs Intel VMX
+    #[arg(long, value_enum, default_value_t = Machines::All)]
+    machine: Machines,
+    /// Write the figures, JSON, to FILE
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Do not install missing packages: name them
+    #[arg(long)]
+    no_install: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Machines {
+    Qemu,
+    Bochs,
+    All,
+}
+
+impl Machines {
+    fn list(self) -> &'static [MachineKind] {
+        match self {
+            Self::Qemu => &[MachineKind::Qemu],
+            Self::Bochs => &[MachineKind::Bochs],
+            Self::All => &[MachineKind::Qemu, MachineKind::Bochs],
+        }
+    }
+}
+
+impl Arguments {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        let mut measurements = Vec::new();
+        let mut code = ExitCode::SUCCESS;
+        for &machine in self.machine.list() {
+            match measure(machine, !self.no_install) {
+                Ok(measurement) => {
+                    println!("{}", table(&measurement));
+                    measurements.push(measurement);
+                }
+                // The other machine's figures are worth having.
+                Err(error) => {
+                    eprintln!("error: {}: {error:#}", machine.name());
+                    code = ExitCode::FAILURE;
+                }
+            }
+        }
+        if let Some(path) = &self.json {
+            let report = json!({ "schema": 1, "machines": measurements });
+            std::fs::write(path, format!("{report:#}\n"))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(code)
+    }
+}
