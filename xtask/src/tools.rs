@@ -35,7 +35,6 @@ pub const IMAGE: &[Need] = &[
     command("strip", "binutils"),
     command("grub-mkrescue", "grub-common"),
     command("xorriso", "xorriso"),
-    command("mformat", "mtools"),
     file("/usr/lib/grub/i386-pc/multiboot2.mod", "grub-pc-bin"),
 ];
 /// To run it in QEMU.

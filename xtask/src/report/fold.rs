@@ -1,33 +1,30 @@
-//! Folds the hypervisor's records into the report.
+//! Folds the hypervisor's records together, as they come.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use cloister_abi::record::{self, Record};
-use cloister_abi::{BACKTRACE_FRAMES, Dataplane, LinuxState, PartitionState};
+use cloister_abi::{BACKTRACE_FRAMES, LinuxState, PartitionState};
 use cloister_manifest::{CpuSet, Manifest};
 
-use super::{
-    Core, Exits, Hex, Linux, Outcome, Partition, Platform, ReasonTotals, Report, Violation,
-};
+use super::{Exits, Hex, Linux, Outcome, Partition, Platform, Report, Violation};
 use crate::stream::Lines;
-use crate::symbols::Symbols;
 
 /// What is known of a run so far.
 #[derive(Debug)]
 pub struct Fold {
-    report: Report,
+    pub(super) report: Report,
     /// Totals by core number.
-    totals: BTreeMap<u32, record::Core>,
+    pub(super) totals: BTreeMap<u32, record::Core>,
     /// Reasons by core number and name.
-    exits: BTreeMap<(u32, String), record::Exits<String>>,
-    consoles: Vec<Lines>,
-    programs: BTreeMap<String, PathBuf>,
-    bare: bool,
-    booted: bool,
-    end: Option<record::End<String>>,
-    panicked: bool,
+    pub(super) exits: BTreeMap<(u32, String), record::Exits<String>>,
+    pub(super) consoles: Vec<Lines>,
+    pub(super) programs: BTreeMap<String, PathBuf>,
+    pub(super) bare: bool,
+    pub(super) booted: bool,
+    pub(super) end: Option<record::End<String>>,
+    pub(super) panicked: bool,
 }
 
 impl Fold {
@@ -203,155 +200,6 @@ impl Fold {
         self.report.linux.as_ref()?.run_status
     }
 
-    /// The report. `outcome` is how the wait ended; if the machine ended by
-    /// itself the hypervisor's last record decides.
-    #[must_use]
-    pub fn finish(mut self, outcome: Outcome, detail: String, seconds: Duration) -> Report {
-        self.report.seconds = seconds.as_secs_f64();
-        self.report.outcome = outcome;
-        self.report.detail = detail;
-        match self.end.take() {
-            Some(end) => {
-                self.report.outcome = match end.outcome.as_str() {
-                    "completed" => Outcome::Completed,
-                    _ => Outcome::HypervisorPanic,
-                };
-                self.report.detail = end.detail;
-            }
-            None if outcome == Outcome::Completed && !self.bare => {
-                self.report.outcome = Outcome::HypervisorPanic;
-                self.report.detail = if self.booted {
-                    "the machine stopped without the hypervisor's last record".into()
-                } else {
-                    "the machine stopped before the hypervisor was up".into()
-                };
-            }
-            None => {}
-        }
-        self.finish_linux();
-        for index in 0..self.report.partitions.len() {
-            self.finish_partition(index);
-        }
-        self.finish_cores();
-        self.report
-    }
-
-    fn finish_linux(&mut self) {
-        let Some(linux) = &mut self.report.linux else {
-            return;
-        };
-        let alive = matches!(linux.state, LinuxState::Loaded | LinuxState::Running);
-        if self.panicked && alive {
-            linux.state = LinuxState::Failed;
-        } else if self.bare && self.report.outcome == Outcome::Completed {
-            linux.state = LinuxState::Off;
-        }
-        let cpus = linux.cpus.clone();
-        let (exits, reasons, _) = self.sum(&cpus);
-        if let Some(linux) = &mut self.report.linux {
-            linux.exits = exits;
-            linux.reasons = reasons;
-        }
-    }
-
-    fn finish_partition(&mut self, index: usize) {
-        let rest = self.consoles.get_mut(index).and_then(Lines::finish);
-        let Some(cpus) = self.report.partitions.get(index).map(|p| p.cpus.clone()) else {
-            return;
-        };
-        let (exits, reasons, interrupts) = self.sum(&cpus);
-        let common = cpus
-            .iter()
-            .map(|core| self.totals.get(core).map_or(0, |totals| totals.dataplane))
-            .fold(u64::MAX, |all, flags| all & flags);
-        let Some(partition) = self.report.partitions.get_mut(index) else {
-            return;
-        };
-        partition.console.extend(rest);
-        partition.exits = exits;
-        partition.reasons = reasons;
-        partition.interrupts_since_quiesce = interrupts;
-        partition.dataplane = flag_names(common);
-        if !partition.violations.is_empty()
-            && let Some(elf) = self.programs.get(&partition.name)
-            && let Ok(symbols) = Symbols::read(elf)
-        {
-            for violation in &mut partition.violations {
-                violation.symbols = violation
-                    .backtrace
-                    .iter()
-                    .map(|frame| symbols.name(frame.0).unwrap_or_default())
-                    .collect();
-            }
-        }
-        partition.violation = partition.violations.last().cloned();
-    }
-
-    fn finish_cores(&mut self) {
-        let linux = self.report.linux.iter();
-        let linux = linux.flat_map(|linux| linux.cpus.iter().map(|&core| (core, "linux".into())));
-        let partitions = self.report.partitions.iter().flat_map(|partition| {
-            let owner = partition.name.clone();
-            partition
-                .cpus
-                .iter()
-                .map(move |&core| (core, owner.clone()))
-        });
-        let mut owners: Vec<(u32, String)> = linux.chain(partitions).collect();
-        owners.sort_unstable();
-        self.report.cores = owners
-            .into_iter()
-            .filter(|(core, _)| self.totals.contains_key(core))
-            .map(|(core, owner)| {
-                let (exits, reasons, interrupts) = self.sum(&[core]);
-                let totals = self.totals.get(&core);
-                Core {
-                    core,
-                    owner,
-                    dataplane: flag_names(totals.map_or(0, |t| t.dataplane)),
-                    quiesce_count: totals.map_or(0, |t| t.quiesce_count),
-                    interrupts_since_quiesce: interrupts,
-                    exits,
-                    reasons,
-                }
-            })
-            .collect();
-    }
-
-    /// Totals over `cores`: exits, the same by reason (most frequent first),
-    /// interrupts since quiet.
-    fn sum(&self, cores: &[u32]) -> (Exits, Vec<ReasonTotals>, u64) {
-        let mut exits = Exits::default();
-        let mut interrupts = 0;
-        let mut reasons: BTreeMap<&str, ReasonTotals> = BTreeMap::new();
-        for totals in cores.iter().filter_map(|core| self.totals.get(core)) {
-            exits.total += totals.total;
-            exits.since_quiesce += totals.since_quiesce;
-            interrupts += totals.interrupts_since_quiesce;
-        }
-        for ((core, reason), one) in &self.exits {
-            if !cores.contains(core) {
-                continue;
-            }
-            let sum = reasons.entry(reason).or_insert_with(|| ReasonTotals {
-                reason: reason.clone(),
-                ..ReasonTotals::default()
-            });
-            sum.total += one.total;
-            sum.since_quiesce += one.since_quiesce;
-            sum.cycles = sum.cycles.saturating_add(one.cycles);
-            sum.worst = sum.worst.max(one.worst);
-            sum.last_rip = Hex(one.last_rip);
-        }
-        let mut reasons: Vec<ReasonTotals> = reasons.into_values().collect();
-        reasons.sort_by(|a, b| b.total.cmp(&a.total).then(a.reason.cmp(&b.reason)));
-        exits.by_reason = reasons
-            .iter()
-            .map(|totals| (totals.reason.clone(), totals.total))
-            .collect();
-        (exits, reasons, interrupts)
-    }
-
     fn console(&mut self, text: &record::Text<String>) -> Vec<(String, String)> {
         let Some(index) = self.index(&text.name) else {
             return Vec::new();
@@ -399,14 +247,5 @@ fn convert(violation: &record::Violation<String>) -> Violation {
 fn numbers(cpus: CpuSet) -> Vec<u32> {
     cpus.iter()
         .filter_map(|cpu| u32::try_from(cpu).ok())
-        .collect()
-}
-
-fn flag_names(bits: u64) -> Vec<String> {
-    let flags = Dataplane::from_bits_truncate(bits);
-    Dataplane::NAMES
-        .iter()
-        .filter(|(_, flag)| flags.contains(*flag))
-        .map(|(name, _)| (*name).to_owned())
         .collect()
 }

@@ -1,5 +1,6 @@
 //! The report of a run: JSON, schema 1.
 
+mod finish;
 mod fold;
 mod table;
 #[cfg(test)]
@@ -13,6 +14,7 @@ use cloister_abi::record::{Control, Refused, Trace};
 use cloister_abi::{LinuxState, PartitionState};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use finish::Ending;
 pub use fold::Fold;
 pub use table::print;
 

@@ -75,7 +75,7 @@ fn totals_are_summed_over_a_partitions_cores() {
         fold.record(record);
     }
     end(&mut fold);
-    let report = fold.finish(Outcome::Completed, String::new(), Duration::from_secs(1));
+    let report = fold.finish(Ending::Over, Duration::from_secs(1));
     let wide = report.partition("wide").unwrap();
     assert_eq!(wide.cpus, [2, 3]);
     assert_eq!((wide.exits.total, wide.exits.since_quiesce), (41, 4));
@@ -119,7 +119,7 @@ fn states_and_console_lines() {
     fold.run_status(3);
     fold.run_status(4);
     end(&mut fold);
-    let report = fold.finish(Outcome::Completed, String::new(), Duration::ZERO);
+    let report = fold.finish(Ending::Over, Duration::ZERO);
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(report.platform.vendor, "amd");
     assert_eq!(report.linux().unwrap().state, LinuxState::Off);
@@ -149,7 +149,7 @@ fn a_violation_keeps_its_frames() {
         backtrace,
     }));
     end(&mut fold);
-    let report = fold.finish(Outcome::Completed, String::new(), Duration::ZERO);
+    let report = fold.finish(Ending::Over, Duration::ZERO);
     let violation = report.partition("wide").unwrap().violation.clone().unwrap();
     assert_eq!(violation.backtrace, [Hex(0x10_1234), Hex(0x10_0040)]);
     let json: serde_json::Value = serde_json::from_str(&report.to_json().unwrap()).unwrap();
@@ -170,25 +170,29 @@ fn the_json_reads_back() {
     let mut fold = fold();
     fold.record(core(0, 5, 0));
     fold.record(exits(0, "cpuid", 5));
-    let report = fold.finish(Outcome::Timeout, "late".into(), Duration::from_millis(1500));
+    let report = fold.finish(Ending::TimeUp(9), Duration::from_millis(1500));
     let back: Report = serde_json::from_str(&report.to_json().unwrap()).unwrap();
     assert_eq!(back, report);
 }
 
 #[test]
 fn a_machine_that_vanishes_is_no_completed_run() {
-    let outcome = |fold: Fold, how| fold.finish(how, String::new(), Duration::ZERO).outcome;
+    let outcome = |fold: Fold, how| fold.finish(how, Duration::ZERO).outcome;
     assert_eq!(
         outcome(fold(), Outcome::Completed),
         Outcome::HypervisorPanic
     );
-    assert_eq!(outcome(fold(), Outcome::Timeout), Outcome::Timeout);
+    assert_eq!(outcome(fold(), Ending::TimeUp(1)), Outcome::Timeout);
+    assert_eq!(
+        outcome(fold(), Ending::Quit("x".into())),
+        Outcome::Interrupted
+    );
     let mut panicked = fold();
     json(
         &mut panicked,
         r#"{"end":{"outcome":"hypervisor-panic","detail":"page fault"}}"#,
     );
-    let report = panicked.finish(Outcome::Completed, String::new(), Duration::ZERO);
+    let report = panicked.finish(Ending::Over, Duration::ZERO);
     assert_eq!(report.outcome, Outcome::HypervisorPanic);
     assert_eq!(report.detail, "page fault");
 }
@@ -208,7 +212,8 @@ fn a_linux_panic_counts_unless_the_hypervisor_knows_better() {
             r#"{"partition":{"name":"wide","state":"failed","exit_code":null,"restarts":0,"detail":"x"}}"#,
         );
         assert!(fold.stuck());
-        let report = fold.finish(Outcome::Completed, String::new(), Duration::ZERO);
+        let report = fold.finish(Ending::NothingLeft, Duration::ZERO);
+        assert_eq!(report.outcome, Outcome::Completed);
         assert_eq!(report.linux().unwrap().state, expected);
     }
 }
@@ -216,7 +221,7 @@ fn a_linux_panic_counts_unless_the_hypervisor_knows_better() {
 #[test]
 fn a_bare_run_needs_no_record() {
     let fold = Fold::new(None, "qemu", "tcg", 2, BTreeMap::new());
-    let report = fold.finish(Outcome::Completed, String::new(), Duration::ZERO);
+    let report = fold.finish(Ending::Over, Duration::ZERO);
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(report.linux().unwrap().state, LinuxState::Off);
     assert_eq!(report.linux().unwrap().cpus, [0, 1]);

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::{Console, Finished, tail};
 use crate::machine::{Child, Event, Port};
-use crate::report::{Fold, Outcome};
+use crate::report::{Ending, Fold, Outcome};
 use crate::stream::{Lines, Piece, Splitter};
 use crate::symbols::Symbols;
 
@@ -46,7 +46,7 @@ pub struct Live {
     partitions: Vec<(String, String, usize)>,
     /// The first moment at which nothing could happen any more.
     over_since: Option<Instant>,
-    ending: Option<(Outcome, String)>,
+    ending: Option<Ending>,
     _image: TempDir,
 }
 
@@ -142,7 +142,7 @@ impl Live {
             let over = self.ending.is_some();
             if over || Instant::now() >= deadline {
                 let why = match &self.ending {
-                    Some((outcome, _)) => format!("the run ended ({})", outcome.name()),
+                    Some(ending) => format!("the run ended ({ending:?})"),
                     None => format!("not within {} s", patience.as_secs()),
                 };
                 bail!(
@@ -179,9 +179,10 @@ impl Live {
         if let Some(rest) = self.hypervisor_lines.finish() {
             self.hypervisor_line(&rest);
         }
-        let (outcome, detail) = self.ending.unwrap_or((Outcome::Timeout, String::new()));
         let mut hypervisor_console = String::from_utf8_lossy(&self.hypervisor.bytes).into_owned();
-        let report = self.fold.finish(outcome, detail, seconds);
+        let report = self
+            .fold
+            .finish(self.ending.unwrap_or(Ending::Over), seconds);
         if report.outcome == Outcome::HypervisorPanic
             && let Some(names) = resolve(self.hypervisor_elf.as_ref(), &hypervisor_console)
         {
@@ -213,21 +214,20 @@ impl Live {
         }
         let now = Instant::now();
         let over = if self.fold.ended() {
-            Some((self.grace, Outcome::Completed))
+            Some((self.grace, Ending::Over))
         } else if self.fold.stuck() {
-            Some((LAST_WORDS, Outcome::Completed))
+            Some((LAST_WORDS, Ending::NothingLeft))
         } else {
             None
         };
-        if let Some((grace, outcome)) = over {
+        if let Some((grace, ending)) = over {
             let since = *self.over_since.get_or_insert(now);
             if now.duration_since(since) >= grace {
-                let detail = "Linux panicked and no partition was left".to_owned();
-                self.ending = Some((outcome, detail));
+                self.ending = Some(ending);
             }
         } else if now >= self.deadline {
             let limit = self.deadline.duration_since(self.started).as_secs();
-            self.ending = Some((Outcome::Timeout, format!("not done after {limit} s")));
+            self.ending = Some(Ending::TimeUp(limit));
         }
     }
 
@@ -238,11 +238,10 @@ impl Live {
             // An error means that the machine has ended; that comes next.
             Event::Keys(bytes) => drop(self.send(&bytes)),
             Event::Quit(why) => {
-                self.ending.get_or_insert((Outcome::Interrupted, why));
+                self.ending.get_or_insert(Ending::Quit(why));
             }
             Event::Exited => {
-                self.ending
-                    .get_or_insert((Outcome::Completed, String::new()));
+                self.ending.get_or_insert(Ending::Over);
             }
         }
     }
