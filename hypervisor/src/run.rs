@@ -7,7 +7,7 @@ use cloister_abi::{CoreCounters, Dataplane, PartitionState, Reason};
 use cloister_core::policy::cpuid::CpuidCache;
 
 use crate::arch::percpu::{self, PerCpu};
-use crate::arch::{apic, cpu};
+use crate::arch::{apic, cpu, extended};
 use crate::cores::{self, CoreShared, Request};
 use crate::exit::{self, Next, Served};
 use crate::guest::Guest;
@@ -208,6 +208,7 @@ impl<V: Vendor> Core<V> {
     /// guest is still to run: another core may have ended it meanwhile.
     fn begin(&mut self, start: Start) -> bool {
         self.vcpu.flush_nested();
+        extended::reset();
         if let Start::Sipi(vector) = start {
             self.vcpu.reset_sipi(vector);
             return true;

@@ -4,6 +4,7 @@
 pub(crate) mod apic;
 pub(crate) mod console;
 pub(crate) mod cpu;
+pub(crate) mod extended;
 pub(crate) mod fault;
 pub(crate) mod memory;
 pub(crate) mod msr;

@@ -2,37 +2,23 @@
 //!
 //! Each one is counted, and given to the handler of its vector if there is
 //! one. A partition sees interrupts only if the system file routes a device at
-//! it or gives it a local APIC (`apic = true`); then say with [`set_eoi`] how
-//! the APIC is told that one is done. NMIs count as vector 2.
+//! it or gives it a local APIC (`apic = true`), which is then told when one is
+//! done. NMIs count as vector 2.
 
 use core::mem;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use crate::idt::VECTORS;
-use crate::paging::{self, MapError};
 use crate::provoke;
+use crate::start;
 
 /// A handler: gets the vector. Runs with interrupts off, on the stack of what
 /// it interrupted.
 pub type Handler = fn(vector: u8);
 
-/// How the end of an interrupt is signalled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Eoi {
-    /// Not at all: the partition has no local APIC.
-    None = 0,
-    /// A write to the EOI register in the xAPIC page: one exit, because the
-    /// hypervisor checks every write to that page.
-    Xapic = 1,
-    /// WRMSR to 0x80b.
-    X2apic = 2,
-}
-
 static COUNTS: [AtomicU64; VECTORS] = [const { AtomicU64::new(0) }; VECTORS];
 static HANDLERS: [AtomicPtr<()>; VECTORS] = [const { AtomicPtr::new(ptr::null_mut()) }; VECTORS];
-static EOI: AtomicU8 = AtomicU8::new(Eoi::None as u8);
 
 /// Enables external interrupts on this core.
 pub fn enable() {
@@ -73,18 +59,6 @@ pub fn set_handler(vector: u8, handler: Handler) -> Result<(), ExceptionVector> 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExceptionVector;
 
-/// Says how the end of an interrupt is signalled, on all cores.
-///
-/// # Errors
-/// When the xAPIC page cannot be mapped.
-pub fn set_eoi(eoi: Eoi) -> Result<(), MapError> {
-    if eoi == Eoi::Xapic {
-        paging::map_device_page(provoke::APIC_BASE)?;
-    }
-    EOI.store(eoi as u8, Ordering::Release);
-    Ok(())
-}
-
 pub(crate) fn dispatch(vector: u64) {
     #[expect(clippy::cast_possible_truncation, reason = "the stubs push 0 to 255")]
     let vector = vector as u8;
@@ -101,17 +75,19 @@ pub(crate) fn dispatch(vector: u64) {
     }
 }
 
-/// Intel SDM vol. 3, 10.8.5 (xAPIC) and table 10-6 (x2APIC MSRs).
+/// Tells the local APIC, if the partition has one (Intel SDM vol. 3, "EOI
+/// Register" and table "Local APIC Register Address Map Supported by x2APIC").
+/// In xAPIC mode that is an exit: the hypervisor checks every write to the
+/// APIC's page.
 fn end_of_interrupt() {
-    match EOI.load(Ordering::Acquire) {
-        e if e == Eoi::Xapic as u8 => {
-            // A page that set_eoi mapped; a fault is impossible then.
+    const X2APIC_EOI: u32 = 0x80b;
+    match start::apic_mode() {
+        1 => {
+            // The loader mapped the page: it cannot fault.
             let _ = provoke::write_apic_eoi();
         }
-        e if e == Eoi::X2apic as u8 => {
-            // SAFETY: ends the interrupt in service.
-            unsafe { crate::cpu::wrmsr(0x80b, 0) };
-        }
+        // SAFETY: ends the interrupt in service.
+        2 => unsafe { crate::cpu::wrmsr(X2APIC_EOI, 0) },
         _ => {}
     }
 }

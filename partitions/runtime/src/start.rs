@@ -95,6 +95,11 @@ pub(crate) fn hypercall_is_vmmcall() -> bool {
     info().is_some_and(|info| info.vendor == 1)
 }
 
+/// The local APIC: 0 none, 1 in xAPIC mode, 2 in x2APIC mode.
+pub(crate) fn apic_mode() -> u32 {
+    info().map_or(0, |info| info.apic)
+}
+
 pub(crate) fn console() -> Option<&'static ConsoleRing> {
     let address = usize::try_from(info()?.console_gpa).ok()?;
     // SAFETY: the hypervisor maps the ring there, read-write, for as long as
