@@ -170,11 +170,13 @@ fn traces(number: usize) {
 }
 
 /// The whole report, before the machine goes away. Cores that still run are
-/// asked to bring their counters up to date.
-pub(crate) fn end<V: Vendor>(system: &System<V>, outcome: &'static str, detail: &str) {
+/// asked to bring their counters up to date. False: another core prints it at
+/// this moment, and ends the machine when it has.
+#[must_use]
+pub(crate) fn end<V: Vendor>(system: &System<V>, outcome: &'static str, detail: &str) -> bool {
     static ENDED: AtomicBool = AtomicBool::new(false);
     if ENDED.swap(true, Ordering::AcqRel) {
-        return;
+        return false;
     }
     let this = percpu::this().core() as usize;
     for number in (0..system.cores).filter(|&number| number != this) {
@@ -200,6 +202,7 @@ pub(crate) fn end<V: Vendor>(system: &System<V>, outcome: &'static str, detail: 
     let mut console = console::lock();
     console.record(&Record::End(record::End { outcome, detail }));
     console.flush();
+    true
 }
 
 /// The hypervisor has failed: the last thing that it prints.

@@ -85,9 +85,10 @@ fn end<V: Vendor>(core: &mut Core<V>, state: LinuxState, access: PortAccess, val
     } else {
         "linux reset"
     };
-    report::end(core.system, "completed", detail);
-    // SAFETY: the machine's end is what Linux asked for.
-    unsafe { cpu::port_out(access.port, access.width, value) };
+    if report::end(core.system, "completed", detail) {
+        // SAFETY: the machine's end is what Linux asked for.
+        unsafe { cpu::port_out(access.port, access.width, value) };
+    }
 }
 
 fn refused<V: Vendor>(core: &mut Core<V>, reason: Reason, access: PortAccess) {

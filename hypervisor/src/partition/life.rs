@@ -120,8 +120,10 @@ fn end_if_over<V: Vendor>(system: &System<V>) {
         PartitionState::Loaded => !partition.config.autostart,
         _ => !partition.life.restart_due.load(Ordering::Acquire),
     };
-    if linux_over && system.partitions.iter().all(over) {
-        report::end(system, "completed", "nothing runs any more");
+    if linux_over
+        && system.partitions.iter().all(over)
+        && report::end(system, "completed", "nothing runs any more")
+    {
         crate::power::off(system.firmware);
     }
 }
