@@ -1,10 +1,10 @@
 //! Builds what goes into an image: the hypervisor and the partition programs,
 //! once per process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
@@ -17,43 +17,55 @@ pub const TARGET: &str = "x86_64-unknown-none";
 /// the name.
 pub const PROGRAM_PREFIX: &str = "program-";
 
-/// ELF files with all symbols.
-#[derive(Clone, Debug)]
-pub struct Built {
-    /// The hypervisor.
-    pub hypervisor: PathBuf,
-    /// The partition programs by name (`spin`).
-    pub programs: BTreeMap<String, PathBuf>,
+/// A partition program of this workspace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Program {
+    package: String,
+    elf: PathBuf,
 }
 
-/// Builds hypervisor and programs. The first call does the work.
+/// Builds the hypervisor and all programs; see [`hypervisor_with`].
 ///
 /// # Errors
-/// cargo fails; its own messages are on standard error.
-pub fn everything() -> Result<&'static Built> {
-    static BUILT: OnceLock<Result<Built, String>> = OnceLock::new();
-    BUILT
-        .get_or_init(|| build().map_err(|error| format!("{error:#}")))
-        .as_ref()
-        .map_err(|error| anyhow!("{error}"))
+/// As [`hypervisor_with`].
+pub fn everything() -> Result<PathBuf> {
+    let all: Vec<String> = programs()?.into_keys().collect();
+    hypervisor_with(&all.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-fn build() -> Result<Built> {
-    let packages = program_binaries(&metadata(true)?);
-    let mut command = cargo();
-    command.args(["build", "--quiet", "--release", "--target", TARGET]);
-    command.args(["--package", "hypervisor"]);
-    for package in packages.keys() {
-        command.args(["--package", package]);
+/// Builds the hypervisor and the programs called so, and returns the
+/// hypervisor's ELF file, with all symbols. What this process has built
+/// before is not looked at again.
+///
+/// # Errors
+/// cargo fails, its own messages are on standard error; or there is no such
+/// program.
+pub fn hypervisor_with(names: &[&str]) -> Result<PathBuf> {
+    const HYPERVISOR: &str = "hypervisor";
+    static DONE: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let known = known_programs()?;
+    let mut packages = BTreeSet::from([HYPERVISOR.to_owned()]);
+    for name in names {
+        let program = known
+            .get(*name)
+            .with_context(|| format!("no program of this workspace is called {name}"))?;
+        packages.insert(program.package.clone());
     }
-    let status = command.status().context("cannot run cargo")?;
-    if !status.success() {
-        bail!("building the hypervisor and the programs failed: {status}");
+    let mut done = DONE.lock().map_err(|_| anyhow!("a build panicked"))?;
+    if !packages.is_subset(&done) {
+        let mut command = cargo();
+        command.args(["build", "--quiet", "--release", "--target", TARGET]);
+        for package in &packages {
+            command.args(["--package", package]);
+        }
+        let status = command.status().context("cannot run cargo")?;
+        if !status.success() {
+            let names: Vec<&str> = packages.iter().map(String::as_str).collect();
+            bail!("building {} failed: {status}", names.join(", "));
+        }
+        done.extend(packages);
     }
-    Ok(Built {
-        hypervisor: release().join("hypervisor"),
-        programs: programs()?,
-    })
+    Ok(release().join(HYPERVISOR))
 }
 
 fn release() -> PathBuf {
@@ -66,10 +78,19 @@ fn release() -> PathBuf {
 /// # Errors
 /// See [`metadata`].
 pub fn programs() -> Result<BTreeMap<String, PathBuf>> {
-    let binaries = program_binaries(&metadata(true)?).into_values().flatten();
-    Ok(binaries
-        .map(|binary| (binary.clone(), release().join(binary)))
+    let known = known_programs()?.iter();
+    Ok(known
+        .map(|(name, program)| (name.clone(), program.elf.clone()))
         .collect())
+}
+
+fn known_programs() -> Result<&'static BTreeMap<String, Program>> {
+    static KNOWN: OnceLock<BTreeMap<String, Program>> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Ok(known);
+    }
+    let found = program_binaries(&metadata(true)?);
+    Ok(KNOWN.get_or_init(|| found))
 }
 
 /// cargo, in the repository's top folder.
@@ -132,20 +153,20 @@ pub fn metadata(offline: bool) -> Result<Metadata> {
     serde_json::from_slice(&output.stdout).context("cargo metadata: unexpected output")
 }
 
-/// The partition programs' packages with their binaries.
-fn program_binaries(metadata: &Metadata) -> BTreeMap<String, Vec<String>> {
-    metadata
-        .packages
-        .iter()
+fn program_binaries(metadata: &Metadata) -> BTreeMap<String, Program> {
+    let packages = metadata.packages.iter();
+    packages
         .filter(|package| package.name.starts_with(PROGRAM_PREFIX))
-        .map(|package| {
-            let binaries = package
-                .targets
-                .iter()
-                .filter(|target| target.kind.iter().any(|kind| kind == "bin"))
-                .map(|target| target.name.clone())
-                .collect();
-            (package.name.clone(), binaries)
+        .flat_map(|package| {
+            let targets = package.targets.iter();
+            let binaries = targets.filter(|target| target.kind.iter().any(|kind| kind == "bin"));
+            binaries.map(|target| {
+                let program = Program {
+                    package: package.name.clone(),
+                    elf: release().join(&target.name),
+                };
+                (target.name.clone(), program)
+            })
         })
         .collect()
 }

@@ -98,9 +98,20 @@ pub fn make(recipe: &Recipe, folder: &Path) -> Result<Image> {
 fn stage_cloister(recipe: &Recipe, stage: &Path, image: &mut Image) -> Result<String> {
     let loaded = image.loaded.clone().context("no system file")?;
     let manifest = &loaded.manifest;
-    let built = build::everything()?;
-    build::strip(&built.hypervisor, &stage.join("boot/cloister"))?;
-    image.hypervisor = Some(built.hypervisor.clone());
+    let programs = build::programs()?;
+    let mut sources = Vec::new();
+    for (kind, name) in manifest.modules() {
+        check_name(name)?;
+        sources.push((name, loaded.source(kind, name, &programs)?));
+    }
+    let own = programs.iter().filter(|(_, elf)| {
+        let source = Source::Program((*elf).clone());
+        sources.iter().any(|(_, wanted)| *wanted == source)
+    });
+    let names: Vec<&str> = own.map(|(name, _)| name.as_str()).collect();
+    let hypervisor = build::hypervisor_with(&names)?;
+    build::strip(&hypervisor, &stage.join("boot/cloister"))?;
+    image.hypervisor = Some(hypervisor);
 
     let console = manifest.hypervisor.console.name();
     let mut config = format!("multiboot2 /boot/cloister console={console}\n");
@@ -110,13 +121,12 @@ fn stage_cloister(recipe: &Recipe, stage: &Path, image: &mut Image) -> Result<St
     };
     fs::write(stage.join("boot").join(MANIFEST_MODULE), blob)?;
     writeln!(config, "module2 /boot/{MANIFEST_MODULE} {MANIFEST_MODULE}")?;
-    for (kind, name) in manifest.modules() {
+    for (name, source) in sources {
         if recipe.omit.as_deref() == Some(name) {
             continue;
         }
-        check_name(name)?;
         let staged = stage.join("boot").join(format!("module-{name}"));
-        match loaded.source(kind, name, &built.programs)? {
+        match source {
             Source::DebianKernel => stage_kernel(&staged)?,
             Source::OwnInitramfs => stage_initramfs(recipe, &staged)?,
             Source::File(path) => link(&path, &staged)?,
