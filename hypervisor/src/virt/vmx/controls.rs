@@ -22,8 +22,6 @@ pub(super) const EXTERNAL_INTERRUPT_EXITING: u32 = 1 << 0;
 pub(super) const INTERRUPT_WINDOW: u32 = 1 << 2;
 /// Primary: exit as soon as the guest can take an NMI.
 pub(super) const NMI_WINDOW: u32 = 1 << 22;
-/// Exit: an interrupt that exits is acknowledged. On in DEBUG only.
-pub(super) const ACKNOWLEDGE_INTERRUPT: u32 = 1 << 15;
 /// Entry: the guest is in IA-32e mode. The processor keeps it equal to
 /// EFER.LMA at every exit (IA32_VMX_MISC bit 5).
 pub(super) const IA32E_GUEST: u32 = 1 << 9;
@@ -138,9 +136,6 @@ bits! { EXIT_OFF: "VM-exit", "IA32_VMX_TRUE_EXIT_CTLS, MSR 0x48f";
     15 "acknowledge interrupt on exit",
     22 "save VMX-preemption timer value",
 }
-bits! { EXIT_SETTABLE: "VM-exit", "IA32_VMX_TRUE_EXIT_CTLS, MSR 0x48f";
-    15 "acknowledge interrupt on exit",
-}
 bits! { ENTRY_ON: "VM-entry", "IA32_VMX_TRUE_ENTRY_CTLS, MSR 0x490";
     2 "load debug controls",
     14 "load IA32_PAT",
@@ -207,7 +202,7 @@ impl Controls {
                     &[],
                     SECONDARY_OFF,
                 )?,
-                exit: word(IA32_VMX_TRUE_EXIT_CTLS, &[EXIT_ON], EXIT_SETTABLE, EXIT_OFF)?,
+                exit: word(IA32_VMX_TRUE_EXIT_CTLS, &[EXIT_ON], &[], EXIT_OFF)?,
                 entry: word(
                     IA32_VMX_TRUE_ENTRY_CTLS,
                     &[ENTRY_ON],

@@ -98,12 +98,7 @@ impl VmxVcpu {
         let qualification = self.vmcs.read(f::QUALIFICATION);
         match outcome {
             reason::EXCEPTION_OR_NMI => self.exception_or_nmi(qualification),
-            reason::EXTERNAL_INTERRUPT => {
-                let event = Injection::from_exit(self.vmcs.read(f::EXIT_EVENT), 0, 0);
-                Exit::ExternalInterrupt {
-                    vector: event.map(Injection::vector),
-                }
-            }
+            reason::EXTERNAL_INTERRUPT => Exit::ExternalInterrupt { vector: None },
             reason::TRIPLE_FAULT => Exit::TripleFault,
             reason::INIT => Exit::Init,
             reason::SIPI => Exit::Sipi {

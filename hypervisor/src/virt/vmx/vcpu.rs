@@ -1,9 +1,7 @@
 //! The virtual core: one VMCS, current on its core from its making on.
 
 use super::control_registers::{Cr0, Cr4};
-use super::controls::{
-    ACKNOWLEDGE_INTERRUPT, Controls, EXTERNAL_INTERRUPT_EXITING, INTERRUPT_WINDOW, NMI_WINDOW,
-};
+use super::controls::{Controls, EXTERNAL_INTERRUPT_EXITING, INTERRUPT_WINDOW, NMI_WINDOW};
 use super::entry::{self, Context};
 use super::event::{Events, blocked};
 use super::vmcs::Vmcs;
@@ -135,16 +133,6 @@ impl VmxVcpu {
             if words.has_xss_bitmap() {
                 self.vmcs.write_critical(f::XSS_EXITING_BITMAP, 0);
             }
-        }
-    }
-
-    fn write_interrupt_exiting(&self) {
-        // SAFETY: interrupts that exit stay in the hypervisor's hands.
-        unsafe {
-            self.vmcs
-                .write_critical(f::PIN_BASED, self.controls.pin_based);
-            self.vmcs
-                .write_critical(f::EXIT_CONTROLS, self.controls.exit);
         }
     }
 
@@ -326,15 +314,19 @@ impl Vcpu for VmxVcpu {
         self.vmcs.write(f::PAT, value);
     }
 
+    /// The interrupt stays pending in the local APIC at the exit.
     fn set_interrupt_exiting(&mut self, on: bool) {
-        if on {
-            self.controls.pin_based |= EXTERNAL_INTERRUPT_EXITING;
-            self.controls.exit |= ACKNOWLEDGE_INTERRUPT;
+        let word = self.controls.pin_based & !EXTERNAL_INTERRUPT_EXITING;
+        self.controls.pin_based = if on {
+            word | EXTERNAL_INTERRUPT_EXITING
         } else {
-            self.controls.pin_based &= !EXTERNAL_INTERRUPT_EXITING;
-            self.controls.exit &= !ACKNOWLEDGE_INTERRUPT;
-        }
-        self.write_interrupt_exiting();
+            word
+        };
+        // SAFETY: interrupts that exit stay in the hypervisor's hands.
+        unsafe {
+            self.vmcs
+                .write_critical(f::PIN_BASED, self.controls.pin_based)
+        };
     }
 
     fn flush_nested(&mut self) {
