@@ -25,9 +25,9 @@
 #![no_main]
 #![forbid(unsafe_code)]
 
-use cloister_runtime::interrupts::{self, Eoi};
+use cloister_runtime::interrupts;
 use cloister_runtime::measure::{self, ApicWrite};
-use cloister_runtime::{Partition, cpu, entry, println, provoke};
+use cloister_runtime::{Apic, Partition, cpu, entry, println};
 use program_bench::samples::{CAPACITY, Summary};
 
 entry!(main);
@@ -82,52 +82,26 @@ fn main(partition: &Partition) -> u64 {
     time("null-hypercall", &mut measure::null_hypercall);
     time("rdmsr", &mut measure::read_efer);
     time("port-in", &mut || measure::read_port(FILTERED_PORT));
-    match apic() {
-        Apic::None => {}
-        Apic::X2apic => {
+    match partition.apic() {
+        None => {}
+        Some(Apic::X2apic) => {
             time("x2apic-icr", &mut || measure::send_self_x2apic(VECTOR));
-            return take_interrupt(Eoi::X2apic);
+            return take_interrupt();
         }
-        Apic::Xapic => {
+        Some(Apic::Xapic) => {
             let write = |name, what| time(name, &mut || measure::write_apic(what));
             write("xapic-eoi", ApicWrite::Eoi);
             write("xapic-timer", ApicWrite::TimerInitialCount(0));
             write("xapic-icr", ApicWrite::SendSelf(VECTOR));
-            return take_interrupt(Eoi::Xapic);
+            return take_interrupt();
         }
     }
     0
 }
 
-/// How this core reaches its local APIC.
-enum Apic {
-    None,
-    Xapic,
-    X2apic,
-}
-
-fn apic() -> Apic {
-    /// CPUID.1:EDX.APIC.
-    const HAS_APIC: u32 = 1 << 9;
-    /// IA32_APIC_BASE, and x2APIC mode in it (Intel SDM vol. 3, 10.12.1).
-    const APIC_BASE: u32 = 0x1b;
-    const X2APIC_MODE: u64 = 1 << 10;
-    if cpu::cpuid(1, 0).edx & HAS_APIC == 0 {
-        return Apic::None;
-    }
-    match provoke::read_msr(APIC_BASE) {
-        Ok(base) if base & X2APIC_MODE != 0 => Apic::X2apic,
-        Ok(_) if interrupts::set_eoi(Eoi::Xapic).is_ok() => Apic::Xapic,
-        _ => Apic::None,
-    }
-}
-
 /// Lets the interrupt in that the core has sent to itself: a send that was
 /// dropped would have been cheap.
-fn take_interrupt(eoi: Eoi) -> u64 {
-    if interrupts::set_eoi(eoi).is_err() {
-        return 1;
-    }
+fn take_interrupt() -> u64 {
     interrupts::enable();
     cpu::wait(PATIENCE);
     interrupts::disable();

@@ -113,7 +113,7 @@ mod start;
 pub use cloister_abi as abi;
 pub use cloister_abi::hypercall::BusySource;
 pub use cloister_abi::{CoreCounters, Dataplane, Reason};
-pub use partition::Partition;
+pub use partition::{Apic, Partition};
 
 #[cfg(target_os = "none")]
 pub use fault::Fault;

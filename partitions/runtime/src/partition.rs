@@ -84,6 +84,16 @@ impl Partition {
         }
     }
 
+    /// The local APIC, if the system file gives it to this partition.
+    #[must_use]
+    pub const fn apic(&self) -> Option<Apic> {
+        match self.info.apic {
+            1 => Some(Apic::Xapic),
+            2 => Some(Apic::X2apic),
+            _ => None,
+        }
+    }
+
     /// The flags that `set_dataplane` may be asked for.
     #[must_use]
     pub const fn allowed(&self) -> Dataplane {
@@ -146,4 +156,13 @@ mod tests {
         assert_eq!(text(b"spin", 400), "spin");
         assert_eq!(text(b"sp\xff\xff", 4), "sp");
     }
+}
+
+/// How a core reaches its local APIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Apic {
+    /// Through the page at 0xfee0_0000: every write is an exit.
+    Xapic,
+    /// Through MSRs from 0x800: only the interrupt command register exits.
+    X2apic,
 }
