@@ -116,7 +116,9 @@ impl<'a> Run<'a> {
         true
     }
 
-    /// One time; `None` when it cannot be done here, which is printed.
+    /// One time; `None` when it cannot be done here, which is printed. A frame
+    /// of its own in the backtrace of what is done right here.
+    #[inline(never)]
     fn act(&mut self, action: Action) -> Option<Outcome> {
         let (reason, result) = match action {
             Action::Cpuid => {

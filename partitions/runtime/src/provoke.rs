@@ -2,7 +2,8 @@
 //! with a recovery: for programs that test the hypervisor.
 //!
 //! All are safe functions: what they reach for is either nothing that Rust
-//! relies on, or they refuse it.
+//! relies on, or they refuse it. They are never inlined, so that a backtrace
+//! names them.
 
 use core::arch::asm;
 use core::fmt;
@@ -42,6 +43,7 @@ macro_rules! recover {
 ///
 /// # Errors
 /// The exception: #GP for an MSR that is denied or does not exist.
+#[inline(never)]
 pub fn read_msr(index: u32) -> Result<u64, Fault> {
     let (mut low, mut high) = (0u64, 0u64);
     // SAFETY: reading an MSR changes nothing that Rust relies on.
@@ -74,6 +76,7 @@ pub enum WriteError {
 ///
 /// # Errors
 /// See [`WriteError`]; #GP for an MSR that is denied or does not exist.
+#[inline(never)]
 pub fn write_msr(index: u32) -> Result<(), WriteError> {
     if !may_write_msr(index) {
         return Err(WriteError::Refused);
@@ -87,6 +90,7 @@ pub fn write_msr(index: u32) -> Result<(), WriteError> {
 ///
 /// # Errors
 /// The exception it raised.
+#[inline(never)]
 pub fn read_port(port: u16) -> Result<u8, Fault> {
     let mut value = 0u8;
     // SAFETY: no device writes memory because a port is read.
@@ -98,6 +102,7 @@ pub fn read_port(port: u16) -> Result<u8, Fault> {
 ///
 /// # Errors
 /// The exception it raised.
+#[inline(never)]
 pub fn write_port(port: u16) -> Result<(), Fault> {
     // SAFETY: a port that the partition was not given drops the write, and no
     // driver runs in a program that calls this.
@@ -120,6 +125,7 @@ pub fn enable_xsave() -> Result<(), Fault> {
 ///
 /// # Errors
 /// #UD before [`enable_xsave`].
+#[inline(never)]
 pub fn xsetbv() -> Result<(), Fault> {
     let (mut low, mut high) = (0u64, 0u64);
     // SAFETY: reads a register.
@@ -132,6 +138,7 @@ pub fn xsetbv() -> Result<(), Fault> {
 ///
 /// # Errors
 /// #UD, which is what a guest gets.
+#[inline(never)]
 pub fn virtualization() -> Result<(), Fault> {
     if start::hypercall_is_vmmcall() {
         // SAFETY: a guest without SVM gets #UD (vmrun rax).
@@ -146,6 +153,7 @@ pub fn virtualization() -> Result<(), Fault> {
 ///
 /// # Errors
 /// The exception it raised.
+#[inline(never)]
 pub fn wbinvd() -> Result<(), Fault> {
     // SAFETY: writes caches back.
     unsafe { recover!("wbinvd", "2b") }
@@ -155,6 +163,7 @@ pub fn wbinvd() -> Result<(), Fault> {
 ///
 /// # Errors
 /// The exception it raised.
+#[inline(never)]
 pub fn read_dr7() -> Result<(), Fault> {
     // SAFETY: reads a register.
     unsafe { recover!("mov rax, dr7", "2b", inout("rax") 0u64 => _) }
@@ -164,6 +173,7 @@ pub fn read_dr7() -> Result<(), Fault> {
 ///
 /// # Errors
 /// #UD on a processor without it.
+#[inline(never)]
 pub fn monitor() -> Result<(), Fault> {
     let byte = 0u8;
     // SAFETY: arms the monitor; nothing waits for it.
@@ -175,6 +185,7 @@ pub fn monitor() -> Result<(), Fault> {
 /// # Errors
 /// Why it was not mapped, or the exception. Memory that is not the
 /// partition's ends the partition instead.
+#[inline(never)]
 pub fn read_physical(address: u64) -> Result<u8, ReadError> {
     paging::map_device_page(address).map_err(ReadError::Map)?;
     let mut value = 0u8;
@@ -208,6 +219,7 @@ impl fmt::Display for ReadError {
 ///
 /// # Errors
 /// #PF when it is not mapped.
+#[inline(never)]
 pub fn write_apic_eoi() -> Result<(), Fault> {
     // SAFETY: the page is the local APIC's; without one the partition ends.
     unsafe {
@@ -219,6 +231,7 @@ pub fn write_apic_eoi() -> Result<(), Fault> {
 ///
 /// # Errors
 /// Always, unless the processor or the hypervisor swallowed the exception.
+#[inline(never)]
 pub fn breakpoint() -> Result<(), Fault> {
     // SAFETY: a trap, which resumes behind the instruction.
     unsafe { recover!("int3", "3b") }
@@ -228,6 +241,7 @@ pub fn breakpoint() -> Result<(), Fault> {
 ///
 /// # Errors
 /// Always, unless the processor or the hypervisor swallowed the exception.
+#[inline(never)]
 pub fn divide_by_zero() -> Result<(), Fault> {
     // SAFETY: faults before it changes anything.
     unsafe {
@@ -236,18 +250,21 @@ pub fn divide_by_zero() -> Result<(), Fault> {
 }
 
 /// UD2 without a recovery: an exception that the program did not foresee.
+#[inline(never)]
 pub fn crash() -> ! {
     // SAFETY: raises #UD, and does not come back.
     unsafe { asm!("ud2", options(noreturn)) }
 }
 
 /// An exception without a table of handlers.
+#[inline(never)]
 pub fn triple_fault() -> ! {
     idt::load_empty();
     crash()
 }
 
 /// HLT with interrupts off: nothing but an NMI wakes this core.
+#[inline(never)]
 pub fn halt() -> ! {
     cpu::cli();
     loop {
