@@ -1,0 +1,66 @@
+//! Every case, in the order of the list. `tests/README.md` says how to run
+//! one.
+
+mod counting;
+mod dataplane;
+mod demo;
+mod ends;
+mod strict;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use cloister_tests::cases::{self, Bench, Case, Load, On};
+
+/// Partitions alone, on both machines.
+const fn light(name: &'static str, run: fn(&Bench) -> Result<()>) -> Case {
+    Case {
+        name,
+        on: On::Both,
+        load: Load::Light,
+        deadline: 30,
+        run,
+    }
+}
+
+/// With Linux: minutes each on Bochs.
+const fn linux(name: &'static str, run: fn(&Bench) -> Result<()>) -> Case {
+    Case {
+        name,
+        on: On::Qemu("Linux boots take minutes there; linux-beside-* stand for all"),
+        load: Load::Heavy,
+        deadline: 90,
+        run,
+    }
+}
+
+/// XSETBV's exit.
+const fn xsetbv(name: &'static str, run: fn(&Bench) -> Result<()>) -> Case {
+    Case {
+        on: On::Bochs("QEMU's emulation of SVM lacks the intercept of XSETBV"),
+        ..light(name, run)
+    }
+}
+
+const CASES: &[Case] = &[
+    light("solo", demo::solo),
+    light("every-reason-counted", counting::every_reason),
+    xsetbv("xsetbv-counted", counting::xsetbv),
+    light("one-exit-more-is-seen", counting::one_more),
+    light("lazy-against-populate", counting::lazy_against_populate),
+    light("strict-named-exits", strict::instructions),
+    xsetbv("strict-xsetbv", strict::xsetbv),
+    light("strict-memory-and-calls", strict::memory_and_calls),
+    light("strict-left-in-order", strict::left_in_order),
+    light("on-violation-report", strict::report_and_go_on),
+    light("on-violation-restart", strict::restart),
+    light("set-dataplane-errors", dataplane::errors),
+    light("debug-traces-each-exit", dataplane::debug_traces),
+    light("debug-ring-keeps-the-last", dataplane::debug_overflow),
+    light("partition-ends", ends::partitions),
+    linux("demo", demo::demo),
+];
+
+fn main() -> ExitCode {
+    cases::main(CASES)
+}
