@@ -89,8 +89,7 @@ fn build<V: Vendor>(
     };
     let vcpu = V::Vcpu::new(&config, system.pool).map_err(|error| say(&error))?;
     if partition.is_some_and(|partition| !partition.config.apic) {
-        // SAFETY: nobody but the hypervisor uses this core's APIC.
-        unsafe { apic::silence(false) };
+        apic::silence(false);
     }
     let shared = cores::core(number);
     let counters = shared.counters().ok_or_else(|| say(&"no counters"))?;

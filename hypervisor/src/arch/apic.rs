@@ -287,12 +287,12 @@ pub(crate) fn timer_armed() -> bool {
 /// NMI, INIT and start-up IPIs (Intel SDM vol. 3, "Local APIC State After It
 /// Has Been Software Disabled").
 ///
-/// # Safety
-/// No guest uses this core's APIC.
-pub(crate) unsafe fn silence(accept: bool) {
+/// Only for a core whose guest has no APIC, or loses it by INIT: nothing but
+/// interrupts depends on it.
+pub(crate) fn silence(accept: bool) {
     const SOFTWARE_ENABLE: u32 = 1 << 8;
     const SPURIOUS_VECTOR: u32 = 0xff;
-    // SAFETY: the APIC is the hypervisor's (the caller's promise).
+    // SAFETY: masking and switching off sends nothing to anybody.
     unsafe {
         for lvt in lvts() {
             write(lvt, read(lvt) | LVT_MASKED);

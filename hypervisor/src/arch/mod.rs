@@ -9,6 +9,7 @@ pub(crate) mod fault;
 pub(crate) mod memory;
 pub(crate) mod msr;
 pub(crate) mod paging;
+pub(crate) mod passthrough;
 pub(crate) mod percpu;
 pub(crate) mod tables;
 pub(crate) mod uart;

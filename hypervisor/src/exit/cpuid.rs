@@ -7,7 +7,7 @@ use cloister_core::policy::Guest as PolicyGuest;
 use cloister_core::policy::cpuid::{CpuidCache, CpuidConfig, Dynamic, FillError, Regs};
 use raw_cpuid::CpuId;
 
-use crate::arch::cpu;
+use crate::arch::extended;
 use crate::exit::Served;
 use crate::guest::Guest;
 use crate::partition::Partition;
@@ -90,15 +90,9 @@ pub(crate) fn serve<V: Vendor>(core: &mut Core<V>) -> Served {
 /// Control registers that CPUID shows. XCR0 and IA32_XSS are the guest's own
 /// while the hypervisor runs, which does not use them.
 fn dynamic<V: Vcpu>(vcpu: &V) -> Dynamic {
-    const OSXSAVE: u64 = 1 << 18;
-    let cr4 = vcpu.mode().cr4;
-    let xcr0 = if cpu::cr4() & OSXSAVE == 0 {
-        0
-    } else {
-        // SAFETY: the hypervisor's CR4 has OSXSAVE.
-        unsafe { cpu::xgetbv(0) }
-    };
-    // SAFETY: a missing MSR reads as nothing.
-    let xss = unsafe { crate::arch::msr::try_read(0xda0) }.unwrap_or(0);
-    Dynamic { cr4, xcr0, xss }
+    Dynamic {
+        cr4: vcpu.mode().cr4,
+        xcr0: extended::xcr0(),
+        xss: extended::xss(),
+    }
 }

@@ -46,14 +46,12 @@ pub(crate) fn serve<V: Vendor>(core: &mut Core<V>) -> Next {
 /// an INIT Reset"): masked, switched off, nothing pending.
 fn reset_apic<V: Vendor>() {
     const VECTORS: usize = 256;
-    // SAFETY: the core leaves its guest, which expects its APIC to be reset.
-    unsafe { apic::silence(true) };
+    apic::silence(true);
     for _ in 0..VECTORS {
         if apic::pending().is_none() {
             break;
         }
         V::drain_interrupt();
     }
-    // SAFETY: as above.
-    unsafe { apic::silence(false) };
+    apic::silence(false);
 }

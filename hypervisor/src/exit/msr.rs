@@ -8,9 +8,8 @@ use cloister_core::policy::msr::{
     ApicBaseWrite, BITMAP_RANGES, MsrAction, MsrContext, apic_base_write, exits_on_read,
     exits_on_write, read as decide_read, write as decide_write,
 };
-use x86::msr::IA32_APIC_BASE;
 
-use crate::arch::{apic as hardware, msr};
+use crate::arch::{apic as hardware, passthrough};
 use crate::exit::cpuid::policy_guest;
 use crate::exit::{Served, apic};
 use crate::report;
@@ -51,15 +50,10 @@ fn index<V: Vendor>(core: &mut Core<V>) -> u32 {
 /// Serves RDMSR.
 pub(crate) fn read<V: Vendor>(core: &mut Core<V>) -> Served {
     let index = index(core);
-    let value = match decide_read(index, &context::<V>(policy_guest(core.partition))) {
-        // SAFETY: reading an MSR that the policy gives the guest; a missing
-        // one is caught.
-        MsrAction::PassThrough => unsafe { msr::try_read(index) },
+    let context = context::<V>(policy_guest(core.partition));
+    let value = match decide_read(index, &context) {
+        MsrAction::PassThrough | MsrAction::ReadWith(_) => passthrough::read_msr(index, &context),
         MsrAction::ReadAs(value) => Some(value),
-        MsrAction::ReadWith(bits) => {
-            // SAFETY: as above.
-            Some(unsafe { msr::try_read(index) }.unwrap_or(0) | bits)
-        }
         MsrAction::Efer => Some(core.vcpu.efer()),
         MsrAction::Pat => Some(core.vcpu.pat()),
         MsrAction::IgnoreWrite | MsrAction::ApicBase | MsrAction::X2apicIcr | MsrAction::Fault => {
@@ -81,13 +75,12 @@ pub(crate) fn write<V: Vendor>(core: &mut Core<V>) -> Served {
     let index = index(core);
     let value = core.vcpu.registers().edx_eax();
     let mut reason = Reason::Wrmsr;
-    let done = match decide_write(index, value, &context::<V>(policy_guest(core.partition))) {
-        // SAFETY: the policy gives the guest this MSR of its own core; an
-        // invalid value is caught.
-        MsrAction::PassThrough => unsafe { msr::try_write(index, value) },
+    let context = context::<V>(policy_guest(core.partition));
+    let done = match decide_write(index, value, &context) {
+        MsrAction::PassThrough => passthrough::write_msr(index, value, &context),
         MsrAction::Efer => write_efer(core, value),
         MsrAction::Pat => write_pat(core, value),
-        MsrAction::ApicBase => write_apic_base(core, value),
+        MsrAction::ApicBase => write_apic_base(value),
         MsrAction::X2apicIcr => {
             reason = Reason::ApicWrite;
             apic::x2apic_icr(core, value);
@@ -163,13 +156,8 @@ fn write_pat<V: Vendor>(core: &mut Core<V>, value: u64) -> bool {
     valid
 }
 
-fn write_apic_base<V: Vendor>(core: &Core<V>, value: u64) -> bool {
-    let _ = core;
-    match apic_base_write(hardware::base(), value, true) {
-        ApicBaseWrite::Same => true,
-        // SAFETY: the policy allows exactly the switch to x2APIC mode, in
-        // which the hypervisor's own access works as well.
-        ApicBaseWrite::EnableX2apic => unsafe { msr::try_write(IA32_APIC_BASE, value) },
-        ApicBaseWrite::Refused => false,
-    }
+/// Every core is in x2APIC mode since boot where the processor has it, so no
+/// change is left that a guest may make.
+fn write_apic_base(value: u64) -> bool {
+    apic_base_write(hardware::base(), value, false) == ApicBaseWrite::Same
 }

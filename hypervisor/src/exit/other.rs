@@ -1,9 +1,8 @@
 //! Exits that a guest does not live through, or that hardly ever happen.
 
-use core::arch::asm;
-
 use cloister_abi::Reason;
 
+use crate::arch::passthrough;
 use crate::exit::{Next, Served, reason};
 use crate::partition::life;
 use crate::report;
@@ -55,8 +54,7 @@ fn refuse<V: Vendor>(core: &mut Core<V>, reason: Reason, event: Event) -> Next {
 /// partition gets neither: flushing shared caches is felt by its neighbours.
 fn cache_control<V: Vendor>(core: &mut Core<V>) {
     if core.guest.kind == GuestKind::Linux {
-        // SAFETY: writes caches back; nothing is lost.
-        unsafe { asm!("wbinvd", options(nostack, preserves_flags)) };
+        passthrough::write_back_caches();
     } else {
         report::refused(
             core,

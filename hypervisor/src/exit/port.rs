@@ -4,7 +4,7 @@
 use cloister_abi::{LinuxState, Reason};
 use cloister_core::policy::io::{self, IoAction};
 
-use crate::arch::cpu;
+use crate::arch::passthrough;
 use crate::exit::Served;
 use crate::exit::cpuid::policy_guest;
 use crate::report;
@@ -30,26 +30,23 @@ pub(crate) fn serve<V: Vendor>(core: &mut Core<V>, access: PortAccess) -> Served
     }
     #[expect(clippy::cast_possible_truncation, reason = "OUT writes at most EAX")]
     let value = core.vcpu.registers().gpr[reg::RAX] as u32;
-    let mut action = IoAction::Drop;
-    if core
-        .system
-        .foreign_port(core.partition, access.port, access.width)
-    {
-        if access.input {
-            action = IoAction::Ones;
-        }
+    let question = io::PortAccess {
+        port: access.port,
+        width: access.width,
+        output: (!access.input).then_some(value),
+    };
+    let system = core.system;
+    let action = if !system.foreign_port(core.partition, access.port, access.width) {
+        io::decide(&question, policy_guest(core.partition), &system.io)
+    } else if access.input {
+        IoAction::Ones
     } else {
-        let question = io::PortAccess {
-            port: access.port,
-            width: access.width,
-            output: (!access.input).then_some(value),
-        };
-        action = io::decide(&question, policy_guest(core.partition), &core.system.io);
-    }
+        IoAction::Drop
+    };
     match action {
-        IoAction::Pass => pass(core, access, value),
-        IoAction::PowerOff => end(core, LinuxState::Off, access, value),
-        IoAction::Reset => end(core, LinuxState::Reset, access, value),
+        IoAction::Pass => pass(core, &question),
+        IoAction::PowerOff => end(core, LinuxState::Off, &question),
+        IoAction::Reset => end(core, LinuxState::Reset, &question),
         IoAction::Sleep(state) => {
             report::refused(core, reason, format_args!("sleep state S{state}"));
         }
@@ -63,20 +60,17 @@ pub(crate) fn serve<V: Vendor>(core: &mut Core<V>, access: PortAccess) -> Served
     Served::resume(reason)
 }
 
-fn pass<V: Vendor>(core: &mut Core<V>, access: PortAccess, value: u32) {
-    if access.input {
-        // SAFETY: the policy gives Linux this port.
-        let value = unsafe { cpu::port_in(access.port, access.width) };
+fn pass<V: Vendor>(core: &mut Core<V>, access: &io::PortAccess) {
+    let guest = policy_guest(core.partition);
+    let result = passthrough::port(access, guest, &core.system.io);
+    if let (None, Some(value)) = (access.output, result) {
         set_result(core, access.width, value);
-    } else {
-        // SAFETY: as above.
-        unsafe { cpu::port_out(access.port, access.width, value) };
     }
 }
 
 /// Linux powers the machine off or resets it, which is its right: the report
 /// goes out first, and then its own write is done.
-fn end<V: Vendor>(core: &mut Core<V>, state: LinuxState, access: PortAccess, value: u32) {
+fn end<V: Vendor>(core: &mut Core<V>, state: LinuxState, access: &io::PortAccess) {
     if let Some(linux) = &core.system.linux {
         linux.set_state(state);
     }
@@ -86,8 +80,7 @@ fn end<V: Vendor>(core: &mut Core<V>, state: LinuxState, access: PortAccess, val
         "linux reset"
     };
     if report::end(core.system, "completed", detail) {
-        // SAFETY: the machine's end is what Linux asked for.
-        unsafe { cpu::port_out(access.port, access.width, value) };
+        pass(core, access);
     }
 }
 

@@ -103,8 +103,7 @@ fn quiesce<V: Vendor>(
     let mut source = BusySource::Management;
     for _ in 0..ROUNDS {
         if !own_apic {
-            // SAFETY: the partition has no APIC: it is the hypervisor's.
-            unsafe { apic::silence(true) };
+            apic::silence(true);
         }
         if core.shared.has_requests() {
             core.shared.owe_kick();
@@ -121,8 +120,7 @@ fn quiesce<V: Vendor>(
             if !own_apic {
                 // Under DEBUG what comes is to be seen; otherwise it is not to
                 // be taken at all.
-                // SAFETY: as above.
-                unsafe { apic::silence(flags.contains(Dataplane::DEBUG)) };
+                apic::silence(flags.contains(Dataplane::DEBUG));
             }
             return Ok(Next::Resume);
         }
