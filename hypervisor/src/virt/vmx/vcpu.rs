@@ -14,6 +14,10 @@ use crate::virt::{Event, Exit, LongEntry, Mode, Registers, Unsupported, Vcpu, Vc
 /// Machine checks go straight to the guest's own handler.
 const EXCEPTION_BITMAP: u32 = 1 << 1 | 1 << 17;
 
+/// Interruptibility: no interrupt between STI or MOV SS and the next
+/// instruction.
+const SHADOW: u32 = blocked::BY_STI | blocked::BY_MOV_SS;
+
 /// RFLAGS.RF.
 const RESUME_FLAG: u64 = 1 << 16;
 /// EFER.LMA.
@@ -95,6 +99,13 @@ impl VmxVcpu {
             // SAFETY: the windows only add exits; `Controls` allows them.
             unsafe { self.vmcs.write_critical(f::PRIMARY, primary) };
         }
+    }
+
+    /// Ends an interrupt shadow.
+    #[cold]
+    fn end_shadow(&self) {
+        let state = self.vmcs.read(f::INTERRUPTIBILITY);
+        self.vmcs.write(f::INTERRUPTIBILITY, state & !SHADOW);
     }
 
     /// Whether the guest runs 64-bit code.
@@ -212,7 +223,7 @@ impl Vcpu for VmxVcpu {
             // SAFETY: the VMCS is current, complete and launched.
             unsafe { entry::resume(self.context) }
         };
-        self.rip = self.vmcs.read(f::RIP);
+        self.rip = self.vmcs.read_again(f::RIP);
         self.decode(outcome)
     }
 
@@ -253,26 +264,18 @@ impl Vcpu for VmxVcpu {
 
     #[inline(always)]
     fn skip(&mut self) {
-        let length = self.vmcs.read(f::INSTRUCTION_LENGTH);
-        self.rip = self.rip.wrapping_add(length.into());
-        self.vmcs.write(f::RIP, self.rip);
-        let interruptibility = self.vmcs.read(f::INTERRUPTIBILITY);
-        if interruptibility & (blocked::BY_STI | blocked::BY_MOV_SS) != 0 {
-            self.vmcs.write(
-                f::INTERRUPTIBILITY,
-                interruptibility & !(blocked::BY_STI | blocked::BY_MOV_SS),
-            );
+        let length = self.vmcs.read_again(f::INSTRUCTION_LENGTH);
+        self.rip = self.rip.wrapping_add(length);
+        self.vmcs.write_again(f::RIP, self.rip);
+        if self.vmcs.read_again(f::INTERRUPTIBILITY) & u64::from(SHADOW) != 0 {
+            self.end_shadow();
         }
     }
 
     fn skip_by(&mut self, length: u8) {
         self.rip = self.rip.wrapping_add(length.into());
         self.vmcs.write(f::RIP, self.rip);
-        let interruptibility = self.vmcs.read(f::INTERRUPTIBILITY);
-        self.vmcs.write(
-            f::INTERRUPTIBILITY,
-            interruptibility & !(blocked::BY_STI | blocked::BY_MOV_SS),
-        );
+        self.end_shadow();
     }
 
     /// VMX does not hand out the instruction's bytes.

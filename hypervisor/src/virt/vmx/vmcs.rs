@@ -206,6 +206,39 @@ impl Vmcs {
         W::narrow(value)
     }
 
+    /// Reads a field that has been read or written before, as 64 bits and
+    /// without looking at the flags: for the path of every exit, where the
+    /// check could not fail any more.
+    #[inline(always)]
+    pub(super) fn read_again<W: Width, A: Access>(&self, field: Field<W, A>) -> u64 {
+        let value: u64;
+        // SAFETY: as in `read`; a failed VMREAD would leave any value.
+        unsafe {
+            asm!(
+                "vmread {value}, {field:r}",
+                value = lateout(reg) value,
+                field = in(reg) field.encoding,
+                options(nomem, nostack),
+            );
+        }
+        value
+    }
+
+    /// Writes a guest-state field that has been written before, without
+    /// looking at the flags: see [`Self::read_again`].
+    #[inline(always)]
+    pub(super) fn write_again<W: Width>(&self, field: Field<W, Guest>, value: W::Value) {
+        // SAFETY: a VMCS is current, and the field concerns the guest alone.
+        unsafe {
+            asm!(
+                "vmwrite {field:r}, {value}",
+                value = in(reg) W::widen(value),
+                field = in(reg) field.encoding,
+                options(nomem, nostack),
+            );
+        }
+    }
+
     /// Writes a field that cannot hurt the hypervisor.
     #[inline(always)]
     pub(super) fn write<W: Width, A: Harmless>(&self, field: Field<W, A>, value: W::Value) {
