@@ -86,6 +86,8 @@
 //! Each ends its own core; the partition is finished when all have.
 #![cfg_attr(not(test), no_std)]
 
+#[cfg(target_os = "none")]
+pub mod apic;
 pub mod args;
 mod partition;
 

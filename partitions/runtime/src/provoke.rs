@@ -38,6 +38,7 @@ macro_rules! recover {
         }
     }};
 }
+pub(crate) use recover;
 
 /// RDMSR.
 ///
