@@ -110,7 +110,7 @@ pub(crate) fn read(register: Register) -> u32 {
 ///
 /// # Safety
 /// What it causes (an interrupt, an IPI) is what the machine's owner wants.
-pub(crate) unsafe fn write(register: Register, value: u32) {
+unsafe fn write(register: Register, value: u32) {
     // SAFETY: see `write_at`.
     unsafe { write_at(register as u16, value) }
 }
@@ -120,7 +120,7 @@ pub(crate) unsafe fn write(register: Register, value: u32) {
 ///
 /// # Safety
 /// As [`write`].
-pub(crate) unsafe fn write_at(offset: u16, value: u32) {
+unsafe fn write_at(offset: u16, value: u32) {
     let base = base();
     // SAFETY: mapped, or the MSR exists; the caller vouches for the effect.
     unsafe {
@@ -132,11 +132,35 @@ pub(crate) unsafe fn write_at(offset: u16, value: u32) {
     }
 }
 
+/// Writes, for the guest, the register at xAPIC offset `offset` of this core's
+/// own APIC; not the ICR, which reaches other cores: see [`send_ipi`].
+pub(crate) fn write_for_guest(offset: u16, value: u32) {
+    if offset != Register::Icr as u16 {
+        // SAFETY: all other registers concern this core alone, where every
+        // vector has a handler.
+        unsafe { write_at(offset, value) };
+    }
+}
+
 /// This core's APIC ID.
 pub(crate) fn id() -> u32 {
     let base = base();
     let raw = read(Register::Id);
     if is_x2apic(base) { raw } else { raw >> 24 }
+}
+
+/// Sends a vector or an NMI: ICR low word `low`, to `destination` (physical
+/// mode) or to this core itself (shorthand). Other delivery modes and
+/// shorthands are not sent: they would take a core away from the hypervisor.
+pub(crate) fn send_ipi(destination: u32, low: u32) {
+    const SHORTHAND: u32 = 3 << 18;
+    const TO_SELF: u32 = 1 << 18;
+    let harmless = matches!(low >> 8 & 7, 0 | 4) && matches!(low & SHORTHAND, 0 | TO_SELF);
+    if harmless {
+        // SAFETY: every core that runs has handlers for every vector and for
+        // NMI, in the hypervisor or in its guest.
+        unsafe { send(destination, low) };
+    }
 }
 
 /// Sends an IPI with ICR low word `low` to `destination` (physical mode), or
@@ -145,7 +169,7 @@ pub(crate) fn id() -> u32 {
 ///
 /// # Safety
 /// The receiver expects it.
-pub(crate) unsafe fn send(destination: u32, low: u32) {
+unsafe fn send(destination: u32, low: u32) {
     let base = base();
     // SAFETY: registers exist as above; the caller vouches for the receiver.
     unsafe {
@@ -181,9 +205,7 @@ unsafe fn wait_until_sent(icr: *mut u32) {
 
 /// Kicks the core with APIC ID `destination` by an NMI.
 pub(crate) fn send_nmi(destination: u32) {
-    // SAFETY: every core that runs has an NMI handler, in the hypervisor or by
-    // intercept.
-    unsafe { send(destination, ICR_NMI) };
+    send_ipi(destination, ICR_NMI);
 }
 
 /// Sends INIT to a core.

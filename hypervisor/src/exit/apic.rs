@@ -132,8 +132,7 @@ fn register<V: Vendor>(core: &mut Core<V>, offset: u16, value: u32) {
         DFR => core.shared.set_logical(None, Some(value)),
         _ => {}
     }
-    // SAFETY: all other registers concern the writer's own core alone.
-    unsafe { hardware::write_at(offset, value) };
+    hardware::write_for_guest(offset, value);
 }
 
 /// Serves a write of `value` to the x2APIC ICR.
@@ -188,12 +187,10 @@ fn deliver<V: Vendor>(core: &mut Core<V>, ipi: &Ipi, number: usize) {
         }
         DeliveryMode::Init { .. } => {}
         _ => match ipi.hardware_low() {
-            // SAFETY: a vector or NMI for the sender's own guest.
-            Some(low) if is_self && ipi.destination == Destination::SelfOnly => unsafe {
-                hardware::write(Register::Icr, low | SHORTHAND_SELF);
-            },
-            // SAFETY: as above.
-            Some(low) => unsafe { hardware::send(target.apic_id(), low) },
+            Some(low) if is_self && ipi.destination == Destination::SelfOnly => {
+                hardware::send_ipi(0, low | SHORTHAND_SELF);
+            }
+            Some(low) => hardware::send_ipi(target.apic_id(), low),
             None => {
                 report::refused(core, Reason::ApicWrite, format_args!("ipi {:?}", ipi.mode));
             }
