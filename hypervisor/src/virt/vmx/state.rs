@@ -17,6 +17,9 @@ const EFER_LONG: u64 = 1 << 8 | 1 << 10 | 1 << 11;
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 /// RFLAGS with nothing but the bit that is always 1.
 const RFLAGS_RESET: u64 = 2;
+/// XCR0 at reset: x87 state alone.
+const XCR0_RESET: u64 = 1;
+const CR4_OSXSAVE: u64 = 1 << 18;
 const DR6_RESET: u64 = 0xffff_0ff0;
 const DR7_RESET: u64 = 0x400;
 
@@ -81,8 +84,8 @@ fn set_ia32e(vmcs: &Vmcs, on: bool) {
     unsafe { vmcs.write_critical(f::ENTRY_CONTROLS, word) };
 }
 
-/// Ring-0 64-bit code with interrupts off; nothing of an earlier program is
-/// left in registers that the hypervisor does not switch.
+/// Ring-0 64-bit code with interrupts off. What the hypervisor does not switch
+/// is as after a reset, but for the contents of vector registers.
 pub(super) fn reset_long(vmcs: &Vmcs, cr0: &Cr0, cr4: &Cr4, entry: &LongEntry) {
     reset_common(vmcs);
     set_sysenter(vmcs);
@@ -101,8 +104,8 @@ pub(super) fn reset_long(vmcs: &Vmcs, cr0: &Cr0, cr4: &Cr4, entry: &LongEntry) {
     vmcs.write(f::IDTR_LIMIT, 0);
     vmcs.write(f::RIP, entry.rip);
     vmcs.write(f::RSP, entry.rsp);
-    // SAFETY: SYSCALL, SWAPGS and RDTSCP are not used by the hypervisor, and
-    // all but the last exist in long mode; x87 state is the guest's.
+    // SAFETY: SYSCALL, SWAPGS, RDTSCP and extended state are not used by the
+    // hypervisor; all but TSC_AUX exist in long mode, XCR0 with CR4.OSXSAVE.
     unsafe {
         for index in [
             IA32_STAR,
@@ -114,6 +117,9 @@ pub(super) fn reset_long(vmcs: &Vmcs, cr0: &Cr0, cr4: &Cr4, entry: &LongEntry) {
             msr::write(index, 0);
         }
         msr::try_write(IA32_TSC_AUX, 0);
+        if cpu::cr4() & CR4_OSXSAVE != 0 {
+            cpu::xsetbv(0, XCR0_RESET);
+        }
         asm!("fninit", options(nomem, nostack));
     }
 }

@@ -262,6 +262,9 @@ impl Vcpu for VmxVcpu {
         self.vmcs.read(f::CR3)
     }
 
+    /// A guest that single-steps (RFLAGS.TF) gets the #DB for the skipped
+    /// instruction behind the one after it: finding out would cost every exit
+    /// a VMREAD.
     #[inline(always)]
     fn skip(&mut self) {
         let length = self.vmcs.read_again(f::INSTRUCTION_LENGTH);
