@@ -8,6 +8,7 @@
 #[cfg(feature = "std")]
 extern crate std;
 
+pub mod control;
 pub mod counters;
 pub mod dataplane;
 pub mod hypercall;

@@ -9,6 +9,7 @@ pub mod elf;
 pub mod icr;
 pub mod memory;
 pub mod nested;
+pub mod pci;
 pub mod policy;
 pub mod walk;
 

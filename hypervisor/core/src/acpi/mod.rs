@@ -7,6 +7,7 @@
 mod aml;
 mod fadt;
 mod madt;
+mod mcfg;
 mod root;
 
 use core::fmt;
@@ -14,6 +15,7 @@ use core::fmt;
 pub use aml::{sleep_type, sleep_type_s5};
 pub use fadt::{AddressSpace, Fadt, Register, Reset};
 pub use madt::{MadtCore, MadtCores, filter_madt, madt_cores};
+pub use mcfg::ecam_of_bus_0;
 pub use root::{Root, RootTables, build_root};
 
 use crate::bytes;
