@@ -214,6 +214,10 @@ impl<V: Vendor> Core<V> {
         }
         let entry = match self.partition {
             Some(partition) if partition.life.state() == PartitionState::Running => {
+                if partition.config.apic {
+                    exit::kick::reset_apic::<V>();
+                    apic::silence(true);
+                }
                 let index = partition.config.cpus.index_of(self.number).unwrap_or(0);
                 load::entry(partition, index)
             }

@@ -14,7 +14,8 @@
 //! aligned, minus 8 as after a CALL), SSE enabled (CR4.OSFXSR), all RAM and
 //! the shared pages identity-mapped, page 0 not mapped, and a flat GDT (code
 //! 0x08, data 0x10). No IDT: an exception ends the partition unless the
-//! program loads one.
+//! program loads one. A local APIC that is the partition's is switched on, with
+//! every LVT entry masked and nothing pending.
 
 use core::sync::atomic::{AtomicU8, AtomicU64};
 

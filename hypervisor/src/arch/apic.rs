@@ -259,6 +259,12 @@ pub(crate) fn interrupts_seen() -> u32 {
     count(Register::Request) + count(Register::InService)
 }
 
+/// Ends the interrupt in service that has the highest priority.
+pub(crate) fn end_of_interrupt() {
+    // SAFETY: nobody waits for the end of an interrupt but who took it.
+    unsafe { write(Register::Eoi, 0) };
+}
+
 /// Handler of all external interrupts: a core has let one in.
 pub(crate) fn note_taken(vector: u64) {
     let vector = vector.to_le_bytes()[0];

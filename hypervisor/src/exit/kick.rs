@@ -43,15 +43,19 @@ pub(crate) fn serve<V: Vendor>(core: &mut Core<V>) -> Next {
 }
 
 /// What INIT does to a local APIC (Intel SDM vol. 3, "Local APIC State After
-/// an INIT Reset"): masked, switched off, nothing pending.
-fn reset_apic<V: Vendor>() {
+/// an INIT Reset"): masked, switched off, nothing pending or in service. Also
+/// for a partition that gets its APIC, which then is switched on.
+pub(crate) fn reset_apic<V: Vendor>() {
     const VECTORS: usize = 256;
     apic::silence(true);
-    for _ in 0..VECTORS {
-        if apic::pending().is_none() {
+    for _ in 0..2 * VECTORS {
+        if apic::in_service().is_some() {
+            apic::end_of_interrupt();
+        } else if apic::pending().is_some() {
+            V::drain_interrupt();
+        } else {
             break;
         }
-        V::drain_interrupt();
     }
     apic::silence(false);
 }

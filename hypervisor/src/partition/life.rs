@@ -105,6 +105,7 @@ pub(crate) fn core_parked<V: Vendor>(core: &Core<V>, partition: &Partition<V>) {
         partition.name(),
         life.state().name()
     );
+    life.settled.store(true, Ordering::SeqCst);
     end_if_over(core.system);
 }
 
@@ -116,9 +117,8 @@ fn end_if_over<V: Vendor>(system: &System<V>) {
         .as_ref()
         .is_none_or(|linux| linux.state() == LinuxState::Failed);
     let over = |partition: &Partition<V>| match partition.life.state() {
-        PartitionState::Running => false,
         PartitionState::Loaded => !partition.config.autostart,
-        _ => !partition.life.restart_due.load(Ordering::Acquire),
+        _ => partition.life.settled.load(Ordering::SeqCst),
     };
     if linux_over
         && system.partitions.iter().all(over)

@@ -46,6 +46,8 @@ pub(crate) struct Life {
     pub(crate) restarts: AtomicU32,
     /// A restart is due as soon as all cores are parked.
     pub(crate) restart_due: AtomicBool,
+    /// All cores are parked, and it is not started again by itself.
+    pub(crate) settled: AtomicBool,
     /// All memory is mapped.
     pub(crate) populated: AtomicBool,
     /// Console bytes already printed. Held while printing.
@@ -64,6 +66,7 @@ impl Life {
             parked: AtomicU32::new(0),
             restarts: AtomicU32::new(0),
             restart_due: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
             populated: AtomicBool::new(false),
             printed: Mutex::new(0),
             detail: Mutex::new(heapless::String::new()),
@@ -105,6 +108,7 @@ impl Life {
         self.finished.store(0, Ordering::Relaxed);
         self.exit_code.store(0, Ordering::Relaxed);
         self.restart_due.store(false, Ordering::Relaxed);
+        self.settled.store(false, Ordering::SeqCst);
         self.detail.lock().clear();
     }
 }
