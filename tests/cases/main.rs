@@ -1,6 +1,8 @@
 //! Every case, in the order of the list. `tests/README.md` says how to run
 //! one.
 
+mod apic;
+mod cores;
 mod counting;
 mod dataplane;
 mod demo;
@@ -57,6 +59,14 @@ const CASES: &[Case] = &[
     light("set-dataplane-errors", dataplane::errors),
     light("debug-traces-each-exit", dataplane::debug_traces),
     light("debug-ring-keeps-the-last", dataplane::debug_overflow),
+    light("quiesce-busy", apic::busy),
+    light("one-interrupt-is-seen", apic::one_interrupt),
+    light("debug-names-interrupts", apic::debug_interrupt),
+    light("strict-send-interrupt", apic::strict_send),
+    light("foreign-interrupts", apic::foreign_ipi),
+    light("cores-finish-as-one", cores::finish_as_one),
+    light("cores-violate-as-one", cores::end_as_one),
+    light("cores-restart-as-one", cores::restart_as_one),
     light("partition-ends", ends::partitions),
     linux("demo", demo::demo),
 ];
