@@ -2,14 +2,17 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 use super::Setup;
 use super::child::{Child, Port};
+use super::witness::{Testimony, Witness, read_bochs};
 
 /// Starts Bochs with the image as its CD.
 ///
@@ -38,12 +41,20 @@ pub fn start(setup: &Setup<'_>) -> Result<Child> {
     // The debugger stops before the first instruction: let it continue.
     fs::write(&debugger, "c\n")?;
     let log = work.path().join("log");
+    let pipe = setup.witness.then(|| pipe(&log)).transpose()?;
     let mut child = Child::spawn("bochs", work, |command| {
         command.arg("-q").arg("-f").arg(&rc);
         command.arg("-rc").arg(&debugger).arg("-log").arg(&log);
         command.env("SDL_VIDEODRIVER", "dummy");
         command.env("SDL_AUDIODRIVER", "dummy");
     })?;
+    if let Some((reader, writer)) = pipe {
+        let testimony = Arc::new(Mutex::new(Testimony::default()));
+        child.watch(Witness::Bochs(Arc::clone(&testimony)));
+        child.read_with(move || read_bochs(reader, &testimony));
+        // Else the pipe would end before Bochs has opened it.
+        child.hold(writer);
+    }
     for (port, master, slave) in ends {
         child.attach(port, master)?;
         // Without it, reading fails until Bochs has opened its side.
@@ -72,10 +83,28 @@ fn terminal() -> Result<(File, File, PathBuf)> {
     Ok((master.into(), slave, path))
 }
 
+/// A named pipe at `path`: the end that is read, and one that keeps it open.
+/// The processors' debug messages are hundreds of megabytes: too many to keep.
+fn pipe(path: &Path) -> Result<(File, File)> {
+    let status = Command::new("mkfifo")
+        .arg(path)
+        .status()
+        .context("cannot run mkfifo (package coreutils)")?;
+    ensure!(status.success(), "mkfifo failed: {status}");
+    // For reading and writing, so that it does not wait for the other side
+    // (fifo(7)).
+    let writer = OpenOptions::new().read(true).write(true).open(path)?;
+    Ok((File::open(path)?, writer))
+}
+
 /// The configuration file (bochsrc(5)). `ips` is low: a low figure makes the
 /// guest's timed waits short in instructions, and those are what takes time.
 fn config(setup: &Setup<'_>) -> String {
     let megabytes = setup.memory >> 20;
+    let debug: String = (0..setup.cpus)
+        .filter(|_| setup.witness)
+        .map(|core| format!(", cpu{core}=report"))
+        .collect();
     let mut text = format!(
         "cpu: model=corei7_skylake_x, count={cpus}, ips=10000000, reset_on_triple_fault=0\n\
          memory: guest={megabytes}, host={megabytes}\n\
@@ -90,7 +119,7 @@ fn config(setup: &Setup<'_>) -> String {
          panic: action=fatal\n\
          error: action=report\n\
          info: action=report\n\
-         debug: action=ignore\n",
+         debug: action=ignore{debug}\n",
         cpus = setup.cpus,
         iso = setup.iso.display(),
     );

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
+use super::witness::{Testimony, Witness};
+
 /// One of the two consoles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Port {
@@ -50,6 +52,7 @@ pub struct Child {
     /// Open as long as the process lives: see `bochs`.
     held: Vec<File>,
     status: Option<ExitStatus>,
+    witness: Option<Witness>,
     stderr: PathBuf,
     /// Sockets, logs; removed at the end.
     _work: TempDir,
@@ -88,6 +91,7 @@ impl Child {
             inputs: Vec::new(),
             held: Vec::new(),
             status: None,
+            witness: None,
             stderr,
             _work: work,
         })
@@ -120,6 +124,25 @@ impl Child {
         self.held.push(file);
     }
 
+    /// Lets `reader` run in a thread of its own until the machine has ended.
+    pub(super) fn read_with(&mut self, reader: impl FnOnce() + Send + 'static) {
+        self.readers.push(thread::spawn(reader));
+    }
+
+    /// Lets `witness` count this machine's exits.
+    pub(super) fn watch(&mut self, witness: Witness) {
+        self.witness = Some(witness);
+    }
+
+    /// What the outside witness saw; [`None`] if none was asked for. Complete
+    /// when the machine has ended.
+    ///
+    /// # Errors
+    /// What it wrote down is incomplete or not understood.
+    pub fn testimony(&self) -> Result<Option<Testimony>> {
+        self.witness.as_ref().map(Witness::testimony).transpose()
+    }
+
     /// For threads that add events of their own.
     #[must_use]
     pub fn sender(&self) -> Sender<Event> {
@@ -131,6 +154,9 @@ impl Child {
     pub fn next_event(&mut self, timeout: Duration) -> Option<Event> {
         let deadline = Instant::now() + timeout;
         loop {
+            if let Some(witness) = &mut self.witness {
+                witness.look(self.process.id());
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             let slice = left.min(Duration::from_millis(20));
             match self.events.recv_timeout(slice) {

@@ -2,7 +2,9 @@
 
 pub mod bochs;
 mod child;
+mod codes;
 pub mod qemu;
+mod witness;
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,6 +12,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 pub use child::{Child, Event, Port};
+pub use witness::{OutsideExit, Testimony};
 
 use crate::system::SerialPorts;
 
@@ -59,6 +62,9 @@ pub struct Setup<'a> {
     pub clock: Clock,
     /// The serial ports that are read.
     pub ports: SerialPorts,
+    /// Whether the machine is to write down every VM exit; see
+    /// [`Child::testimony`].
+    pub witness: bool,
     /// Further command line arguments (QEMU) or lines of bochsrc (Bochs).
     pub extra: &'a [String],
 }

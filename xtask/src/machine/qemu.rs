@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::child::{Child, Port};
+use super::witness::Witness;
 use super::{Accel, Clock, Setup};
 use crate::kvm::{self, Choice};
 
@@ -18,11 +19,16 @@ use crate::kvm::{self, Choice};
 ///
 /// # Errors
 /// See [`super::MachineKind::start`]; or KVM was asked for and cannot nest, or
-/// is to count instructions.
+/// is to count instructions, or the outside witness cannot see it.
 pub fn start(setup: &Setup<'_>) -> Result<Child> {
     let choice = choice(setup.accel)?;
     if setup.clock == Clock::Instructions && matches!(choice, Choice::Kvm(_)) {
         bail!("KVM cannot count instructions: ask for TCG");
+    }
+    if setup.witness && (setup.clock == Clock::Instructions || matches!(choice, Choice::Kvm(_))) {
+        bail!(
+            "QEMU logs exits by core only under TCG with a thread for each: Accel::Tcg, Clock::Host"
+        );
     }
     let work = tempfile::tempdir()?;
     let path = |port: usize| work.path().join(format!("com{}", port + 1));
@@ -40,6 +46,9 @@ pub fn start(setup: &Setup<'_>) -> Result<Child> {
     let mut child = Child::spawn("qemu-system-x86_64", work, |command| {
         arguments(command, setup, &choice, &folder);
     })?;
+    if setup.witness {
+        child.watch(Witness::qemu(folder, setup.cpus));
+    }
     for (port, listener) in listeners {
         let stream = accept(&listener, &mut child)?;
         stream.set_nonblocking(false)?;
@@ -87,6 +96,11 @@ fn arguments(command: &mut Command, setup: &Setup<'_>, choice: &Choice, folder: 
         } else {
             command.args(["-serial", "null"]);
         }
+    }
+    if setup.witness {
+        command.args(["-name", "cloister,debug-threads=on"]);
+        command.args(["-d", "in_asm,tid", "-dfilter", "0x0+1"]);
+        command.arg("-D").arg(folder.join("exits%d"));
     }
     command.args(setup.extra);
 }

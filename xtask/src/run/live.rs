@@ -166,7 +166,8 @@ impl Live {
     /// that nothing follows, or the time is up.
     ///
     /// # Errors
-    /// None at present; a bad outcome is in the report.
+    /// The outside witness failed. A bad outcome is no error: it is in the
+    /// report.
     pub fn finish(mut self) -> Result<Finished> {
         while self.ending.is_none() {
             self.step(self.deadline);
@@ -196,6 +197,7 @@ impl Live {
             linux_console: String::from_utf8_lossy(&self.linux.bytes).into_owned(),
             hypervisor_console,
             machine_log: self.child.complaints(),
+            testimony: self.child.testimony()?,
         })
     }
 

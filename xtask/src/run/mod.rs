@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::image::{self, Recipe};
 use crate::kvm::Choice;
-use crate::machine::{Accel, Clock, MachineKind, Setup, qemu};
+use crate::machine::{Accel, Clock, MachineKind, Setup, Testimony, qemu};
 use crate::report::{Fold, Report};
 use crate::system::{SerialPorts, System};
 use crate::{paths, tools};
@@ -41,6 +41,7 @@ pub struct Run {
     memory: Option<u64>,
     timeout: Option<Duration>,
     machine_arguments: Vec<String>,
+    witness: bool,
     install: bool,
 }
 
@@ -55,6 +56,8 @@ pub struct Finished {
     pub hypervisor_console: String,
     /// What the virtual machine's own program said.
     pub machine_log: String,
+    /// What the outside witness saw, if there was one; see [`Run::witness`].
+    pub testimony: Option<Testimony>,
 }
 
 impl Run {
@@ -70,6 +73,7 @@ impl Run {
             memory: None,
             timeout: None,
             machine_arguments: Vec::new(),
+            witness: false,
             install: true,
         }
     }
@@ -183,6 +187,15 @@ impl Run {
         self
     }
 
+    /// Lets the machine itself write down every VM exit, for
+    /// [`Finished::testimony`]: slower on Bochs; on QEMU only under TCG.
+    /// Default: no.
+    #[must_use]
+    pub fn witness(mut self, witness: bool) -> Self {
+        self.witness = witness;
+        self
+    }
+
     /// Whether missing Debian packages may be installed. Default: yes.
     #[must_use]
     pub fn install(mut self, install: bool) -> Self {
@@ -251,6 +264,7 @@ impl Run {
             accel: self.accel,
             clock: self.clock,
             ports,
+            witness: self.witness,
             extra: &self.machine_arguments,
         })?;
         let timeout = self.timeout.unwrap_or(self.machine.patience());

@@ -1,0 +1,246 @@
+//! The outside witness: VM exits as the machine itself writes them down, next
+//! to which the hypervisor's own counters can be held.
+//!
+//! QEMU (TCG) logs `vmrun! VMCB` and `vmexit(CODE, INFO1, INFO2, RIP)!` under
+//! `-d in_asm`; with `-d tid` each thread has a file of its own, and with
+//! `-name …,debug-threads=on` a thread's name says which core it is.
+//! `-dfilter` keeps the disassembly itself out. Bochs logs `VMEXIT reason = …`
+//! with core and tick among the debug messages of its processors.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result, ensure};
+use cloister_abi::Reason;
+
+use super::codes;
+
+/// One VM exit, seen from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutsideExit {
+    /// What it was, where code and qualification alone tell. VMX has one code
+    /// for exceptions and NMIs: [`None`].
+    pub reason: Option<Reason>,
+    /// SVM exit code (APM vol. 2, appendix C), or VMX basic exit reason (SDM
+    /// vol. 3, appendix C).
+    pub code: u64,
+    /// EXITINFO1, or the exit qualification.
+    pub qualification: u64,
+    /// Guest RIP; Bochs does not log it.
+    pub rip: Option<u64>,
+    /// Emulated instructions before it; QEMU does not log them.
+    pub tick: Option<u64>,
+}
+
+/// What the witness saw: every core's exits, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Testimony {
+    cores: BTreeMap<u32, Vec<OutsideExit>>,
+}
+
+impl Testimony {
+    /// The exits of core number `core`, in order.
+    #[must_use]
+    pub fn core(&self, core: u32) -> &[OutsideExit] {
+        self.cores.get(&core).map_or(&[], Vec::as_slice)
+    }
+
+    /// How many exits of each reason core `core` took, by its name in reports;
+    /// what no reason is known for counts as `exception-or-nmi`.
+    #[must_use]
+    pub fn by_reason(&self, core: u32) -> BTreeMap<String, u64> {
+        let mut counts = BTreeMap::new();
+        for exit in self.core(core) {
+            let name = exit.reason.map_or("exception-or-nmi", Reason::name);
+            *counts.entry(name.to_owned()).or_default() += 1;
+        }
+        counts
+    }
+
+    fn add(&mut self, core: u32, exit: OutsideExit) {
+        self.cores.entry(core).or_default().push(exit);
+    }
+}
+
+/// The witness of a machine that runs.
+#[derive(Debug)]
+pub(super) enum Witness {
+    /// Log files by thread, and the threads that are known to be cores.
+    Qemu {
+        folder: PathBuf,
+        cores: u32,
+        threads: BTreeMap<u32, u32>,
+    },
+    /// What a thread has read from Bochs' log so far.
+    Bochs(Arc<Mutex<Testimony>>),
+}
+
+impl Witness {
+    /// For a QEMU with `cores` cores that logs to `exits%d` in `folder`.
+    pub(super) fn qemu(folder: PathBuf, cores: u32) -> Self {
+        Self::Qemu {
+            folder,
+            cores,
+            threads: BTreeMap::new(),
+        }
+    }
+
+    /// Learns which thread of process `process` is which core, while it runs.
+    pub(super) fn look(&mut self, process: u32) {
+        let Self::Qemu { cores, threads, .. } = self else {
+            return;
+        };
+        if threads.len() >= usize::try_from(*cores).unwrap_or(usize::MAX) {
+            return;
+        }
+        let tasks = fs::read_dir(format!("/proc/{process}/task"));
+        for task in tasks.into_iter().flatten().filter_map(Result::ok) {
+            let number = task.file_name().to_string_lossy().parse();
+            let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+            if let (Ok(thread), Some(core)) = (number, core_of_thread(&name)) {
+                threads.insert(thread, core);
+            }
+        }
+    }
+
+    /// What it saw. Complete when the process has ended.
+    ///
+    /// # Errors
+    /// A core's thread was never seen, or a line of a log is not understood.
+    pub(super) fn testimony(&self) -> Result<Testimony> {
+        match self {
+            Self::Bochs(testimony) => Ok(testimony
+                .lock()
+                .map_err(|_| anyhow::anyhow!("the reader of Bochs' log panicked"))?
+                .clone()),
+            Self::Qemu {
+                folder,
+                cores,
+                threads,
+            } => {
+                ensure!(
+                    u32::try_from(threads.len()) == Ok(*cores),
+                    "the witness knows the threads of {} of QEMU's {cores} cores",
+                    threads.len()
+                );
+                let mut testimony = Testimony::default();
+                for (thread, core) in threads {
+                    let path = folder.join(format!("exits{thread}"));
+                    // A thread that logged nothing has no file.
+                    let text = fs::read_to_string(&path).unwrap_or_default();
+                    for line in text.lines().filter(|line| line.starts_with("vmexit(")) {
+                        let exit = qemu_line(line)
+                            .with_context(|| format!("{}: {line:?}", path.display()))?;
+                        testimony.add(*core, exit);
+                    }
+                }
+                Ok(testimony)
+            }
+        }
+    }
+}
+
+/// `CPU 3/TCG`: the name of QEMU's thread for core 3.
+fn core_of_thread(name: &str) -> Option<u32> {
+    name.trim()
+        .strip_prefix("CPU ")?
+        .strip_suffix("/TCG")?
+        .parse()
+        .ok()
+}
+
+/// `vmexit(00000400, 0000000200000006, 0000000000002000, 0000000000102000)!`
+fn qemu_line(line: &str) -> Option<OutsideExit> {
+    let fields = line.strip_prefix("vmexit(")?.strip_suffix(")!")?;
+    let mut numbers = fields
+        .split(", ")
+        .map(|field| u64::from_str_radix(field, 16).ok());
+    let mut next = || numbers.next().flatten();
+    let (code, qualification, _info2, rip) = (next()?, next()?, next()?, next()?);
+    Some(OutsideExit {
+        reason: codes::svm(code, qualification),
+        code,
+        qualification,
+        rip: Some(rip),
+        tick: None,
+    })
+}
+
+/// Reads Bochs' log to its end, and keeps its exits in `testimony`.
+pub(super) fn read_bochs(log: impl Read, testimony: &Mutex<Testimony>) {
+    let lines = BufReader::new(log).split(b'\n').map_while(Result::ok);
+    for line in lines {
+        if let Some((core, exit)) = bochs_line(&String::from_utf8_lossy(&line))
+            && let Ok(mut testimony) = testimony.lock()
+        {
+            testimony.add(core, exit);
+        }
+    }
+}
+
+/// `00139725930d[CPU1  ] VMEXIT reason = 48 (EPT Violation) qualification=0x81`
+fn bochs_line(line: &str) -> Option<(u32, OutsideExit)> {
+    let (prefix, message) = line.split_once("] VMEXIT reason = ")?;
+    let (tick, core) = prefix.split_once("d[CPU")?;
+    let (code, rest) = message.split_once(' ')?;
+    let (_, qualification) = rest.rsplit_once("qualification=0x")?;
+    let code = code.parse().ok()?;
+    let qualification = u64::from_str_radix(qualification.trim(), 16).ok()?;
+    let exit = OutsideExit {
+        reason: codes::vmx(code, qualification),
+        code,
+        qualification,
+        rip: None,
+        tick: tick.parse().ok(),
+    };
+    Some((core.trim().parse().ok()?, exit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_both_machines() {
+        let line = "vmexit(0000007b, 0000000000800211, 0000000000103246, 0000000000103244)!";
+        let exit = qemu_line(line).unwrap();
+        assert_eq!(exit.reason, Some(Reason::PortIn));
+        assert_eq!((exit.code, exit.rip), (0x7b, Some(0x10_3244)));
+        assert_eq!(qemu_line("vmexit(7b, x, 0, 0)!"), None);
+
+        let line = "00139725930d[CPU1  ] VMEXIT reason = 48 (EPT Violation) qualification=0x81";
+        let (core, exit) = bochs_line(line).unwrap();
+        assert_eq!(core, 1);
+        assert_eq!(exit.reason, Some(Reason::NestedPageFault));
+        assert_eq!((exit.qualification, exit.tick), (0x81, Some(139_725_930)));
+        let other = "00139725930e[CPU1  ] VMEXIT: EPT violation for guest paddr 0x2000";
+        assert_eq!(bochs_line(other), None);
+    }
+
+    #[test]
+    fn threads_and_cores() {
+        assert_eq!(core_of_thread("CPU 12/TCG\n"), Some(12));
+        assert_eq!(core_of_thread("qemu-system-x86\n"), None);
+        let witness = Witness::qemu("/nonexistent".into(), 2);
+        assert!(witness.testimony().is_err());
+    }
+
+    #[test]
+    fn bochs_log_is_sorted_by_core() {
+        let log = "1d[CPU0  ] VMEXIT reason = 10 (CPUID) qualification=0x0\n\
+                   2i[CPU1  ] something else\n\
+                   3d[CPU1  ] VMEXIT reason = 18 (VMCALL) qualification=0x0\n\
+                   4d[CPU0  ] VMEXIT reason = 0 (Exception or NMI) qualification=0x0\n";
+        let testimony = Mutex::default();
+        read_bochs(log.as_bytes(), &testimony);
+        let testimony = testimony.into_inner().unwrap();
+        assert_eq!(testimony.core(1).len(), 1);
+        assert!(testimony.core(2).is_empty());
+        let counts = testimony.by_reason(0);
+        assert_eq!(counts.get("cpuid"), Some(&1));
+        assert_eq!(counts.get("exception-or-nmi"), Some(&1));
+    }
+}
