@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use cloister_abi::record::{self, Record};
-use cloister_abi::shared::{CONSOLE_BYTES, ConsoleRing};
+use cloister_abi::shared::CONSOLE_BYTES;
 use cloister_abi::{LinuxState, MAX_CORES, Reason};
 
 use crate::arch::console::{self, Console};
@@ -85,9 +85,7 @@ pub(crate) fn refused<V: Vendor>(core: &Core<V>, reason: Reason, detail: core::f
 pub(crate) fn drain<V: Vendor>(partition: &Partition<V>) {
     const PIECE: usize = 256;
     let mut printed = partition.life.printed.lock();
-    // SAFETY: the ring is made of atomics, in memory that is the hypervisor's
-    // for ever; nothing in it is trusted.
-    let ring = unsafe { &*(partition.console as *const ConsoleRing) };
+    let ring = partition.console;
     let written = ring.written.load(Ordering::Acquire);
     let oldest = written.saturating_sub(CONSOLE_BYTES as u64);
     let mut at = (*printed).clamp(oldest, written);

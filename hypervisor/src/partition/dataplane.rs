@@ -76,7 +76,7 @@ fn populate<V: Vendor>(core: &mut Core<V>, partition: &Partition<V>) -> bool {
     if partition.life.populated.load(Ordering::Acquire) {
         return true;
     }
-    let (base, length) = (partition.block.start, partition.block.len());
+    let (base, length) = (partition.block.range().start, partition.block.len());
     let mapped = partition.guest.with_nested(|nested, tables| {
         nested
             .unmap(tables, 0, length)

@@ -4,6 +4,7 @@
 //! used only on the core it was made on; `run()` enters the guest and returns
 //! one neutral [`Exit`].
 
+pub(crate) mod guest;
 pub(crate) mod svm;
 pub(crate) mod vmx;
 
@@ -12,6 +13,7 @@ use core::fmt;
 use cloister_core::nested::Format;
 
 use crate::arch::memory::FramePool;
+use crate::arch::percpu;
 
 /// One of the two virtualisation extensions.
 pub(crate) trait Vendor: Copy + Sync + 'static {
@@ -24,9 +26,9 @@ pub(crate) trait Vendor: Copy + Sync + 'static {
     /// Whether guests may read and write the PAT MSR itself.
     const PAT_DIRECT: bool;
     /// Entry format of the nested page table.
-    type Format: Format;
+    type Format: Format + Send + Sync;
     /// MSR and I/O permission maps of one guest.
-    type Permissions: Permissions;
+    type Permissions: Permissions + Send + Sync;
     /// A virtual core.
     type Vcpu: Vcpu<Vendor = Self>;
 
@@ -61,6 +63,27 @@ pub(crate) trait Vendor: Copy + Sync + 'static {
     /// has been enabled (`arch::cpu::open_interrupt_window`); `percpu` notes
     /// its vector. RFLAGS.IF, and GIF on AMD, are off again afterwards.
     fn drain_interrupt();
+}
+
+/// Turns virtualisation on for the running core, and makes its one vCPU.
+///
+/// # Errors
+/// As [`Vendor::check`], [`Vendor::enable`] and [`Vcpu::new`]; and when it was
+/// called before on this core.
+pub(crate) fn make_vcpu<V: Vendor>(
+    config: &VcpuConfig<'_, V>,
+    pool: &FramePool,
+) -> Result<V::Vcpu, Unsupported> {
+    if !percpu::this().begin_virtualisation() {
+        return Err(Unsupported {
+            what: "this core has a vCPU already",
+            value: 0,
+        });
+    }
+    V::check()?;
+    // SAFETY: checked just now, and nobody has made a vCPU on this core.
+    unsafe { V::enable(pool)? };
+    V::Vcpu::new(config, pool)
 }
 
 /// Why this machine cannot run Cloister.
@@ -175,10 +198,7 @@ pub(crate) trait Vcpu: Sized {
     ///
     /// # Errors
     /// When the pool is empty or the processor refuses.
-    fn new(
-        config: &VcpuConfig<'_, Self::Vendor>,
-        pool: &FramePool,
-    ) -> Result<Self, Unsupported>;
+    fn new(config: &VcpuConfig<'_, Self::Vendor>, pool: &FramePool) -> Result<Self, Unsupported>;
 
     /// Resets the architectural state to that of ring-0 64-bit code with
     /// interrupts off: `entry.rip`, `rsp`, `cr3`, GPRs from `entry`. Segments
@@ -272,9 +292,15 @@ pub(crate) enum Event {
 
 impl Event {
     /// #UD.
-    pub(crate) const UD: Self = Self::Exception { vector: 6, error: None };
+    pub(crate) const UD: Self = Self::Exception {
+        vector: 6,
+        error: None,
+    };
     /// #GP(0).
-    pub(crate) const GP: Self = Self::Exception { vector: 13, error: Some(0) };
+    pub(crate) const GP: Self = Self::Exception {
+        vector: 13,
+        error: Some(0),
+    };
 }
 
 /// How memory was accessed.
@@ -304,18 +330,30 @@ pub(crate) enum Exit {
     Hypercall,
     /// A guest-physical access that the nested page table does not allow.
     /// `during_walk`: the access was made by a guest page-table walk.
-    NestedPageFault { gpa: u64, access: Access, during_walk: bool },
+    NestedPageFault {
+        gpa: u64,
+        access: Access,
+        during_walk: bool,
+    },
     /// An intercepted exception. `fault_address` is CR2 for #PF, DR6 for #DB.
-    Exception { vector: u8, error: Option<u32>, fault_address: u64 },
+    Exception {
+        vector: u8,
+        error: Option<u32>,
+        fault_address: u64,
+    },
     /// An external interrupt is pending in the local APIC (AMD: not yet
     /// acknowledged) or was acknowledged with this vector (Intel).
-    ExternalInterrupt { vector: Option<u8> },
+    ExternalInterrupt {
+        vector: Option<u8>,
+    },
     /// An NMI arrived while the guest ran. The hypervisor's own NMI handler
     /// has run, or the vCPU has consumed it: it is no longer pending.
     Nmi,
     Init,
     /// SIPI in wait-for-SIPI state (VMX).
-    Sipi { vector: u8 },
+    Sipi {
+        vector: u8,
+    },
     TripleFault,
     /// HLT, MONITOR, MWAIT, PAUSE where intercepted.
     Halt,
@@ -324,15 +362,23 @@ pub(crate) enum Exit {
     /// A control or debug register access that exits. `completed`: the vCPU
     /// has done what it takes and the guest goes on; otherwise the access is
     /// one that the guest may not make.
-    ControlRegister { qualification: u64, completed: bool },
+    ControlRegister {
+        qualification: u64,
+        completed: bool,
+    },
     /// A VMX or SVM instruction other than the hypercall.
     Virtualization,
     TaskSwitch,
     MachineCheck,
     /// The processor refused to enter; `code` is its reason.
-    EntryFailure { code: u64 },
+    EntryFailure {
+        code: u64,
+    },
     /// Nothing above; the raw exit code.
-    Other { code: u64, qualification: u64 },
+    Other {
+        code: u64,
+        qualification: u64,
+    },
 }
 
 /// Operands of a port access (AMD EXITINFO1 for IOIO; Intel exit
