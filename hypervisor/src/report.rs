@@ -1,10 +1,11 @@
 //! What goes to the console for `xtask`: the records of `cloister_abi::record`.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use cloister_abi::record::{self, Record};
-use cloister_abi::shared::CONSOLE_BYTES;
-use cloister_abi::{LinuxState, MAX_CORES, Reason};
+use cloister_abi::shared::{CONSOLE_BYTES, ConsoleRing};
+use cloister_abi::{LinuxState, Reason};
 
 use crate::arch::console::{self, Console};
 use crate::arch::percpu;
@@ -20,7 +21,7 @@ use crate::virt::{Vcpu, Vendor};
 const SYNC_CYCLES: u64 = 2_000_000_000;
 
 /// How many refusals of one core are printed; all are counted.
-const REFUSALS: u32 = 32;
+pub(crate) const REFUSALS: u32 = 32;
 
 /// The hypervisor is up with `cpus` cores.
 pub(crate) fn boot(vendor: &'static str, cpus: usize) {
@@ -61,17 +62,22 @@ pub(crate) fn partition<V: Vendor>(partition: &Partition<V>) {
     }
 }
 
-/// The guest on this core reached for what is not its own.
-pub(crate) fn refused<V: Vendor>(core: &Core<V>, reason: Reason, detail: core::fmt::Arguments<'_>) {
-    static SEEN: [AtomicU32; MAX_CORES] = [const { AtomicU32::new(0) }; MAX_CORES];
-    let seen = SEEN
-        .get(core.number)
-        .map_or(0, |seen| seen.fetch_add(1, Ordering::Relaxed));
-    if seen >= REFUSALS {
-        return;
+/// The guest on this core reached for what is not its own. A guest that does so
+/// again and again pays for two instructions each time.
+#[inline(always)]
+pub(crate) fn refused<V: Vendor>(core: &Core<V>, reason: Reason, detail: impl fmt::Display) {
+    let left = core.refusals.get();
+    if left != 0 {
+        core.refusals.set(left - 1);
+        print_refused(core, reason, detail);
     }
+}
+
+#[cold]
+#[inline(never)]
+fn print_refused<V: Vendor>(core: &Core<V>, reason: Reason, detail: impl fmt::Display) {
     let mut text = heapless::String::<160>::new();
-    let _ = core::fmt::write(&mut text, detail);
+    let _ = fmt::write(&mut text, format_args!("{detail}"));
     console::lock().record(&Record::Refused(record::Refused {
         owner: core.system.owner_name(core.number),
         core: small(core.number),
@@ -85,7 +91,9 @@ pub(crate) fn refused<V: Vendor>(core: &Core<V>, reason: Reason, detail: core::f
 pub(crate) fn drain<V: Vendor>(partition: &Partition<V>) {
     const PIECE: usize = 256;
     let mut printed = partition.life.printed.lock();
-    let ring = partition.console;
+    // SAFETY: the ring is made of atomics, in memory that is the hypervisor's
+    // for ever; nothing in it is trusted.
+    let ring = unsafe { &*(partition.console as *const ConsoleRing) };
     let written = ring.written.load(Ordering::Acquire);
     let oldest = written.saturating_sub(CONSOLE_BYTES as u64);
     let mut at = (*printed).clamp(oldest, written);

@@ -1,7 +1,8 @@
 //! One core and its loop: wait to be started, run the guest, account for each
 //! exit, until something parks the core.
 
-use core::sync::atomic::Ordering;
+use core::cell::Cell;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use cloister_abi::{CoreCounters, Dataplane, PartitionState, Reason};
 use cloister_core::policy::cpuid::CpuidCache;
@@ -10,11 +11,12 @@ use crate::arch::percpu::{self, PerCpu};
 use crate::arch::{apic, cpu, extended};
 use crate::cores::{self, CoreShared, Request};
 use crate::exit::{self, Next, Served};
-use crate::virt::guest::Guest;
+use crate::guest::Guest;
 use crate::partition::{Partition, life, load, violation};
+use crate::report;
 use crate::system::System;
 use crate::trace;
-use crate::virt::{GuestKind, Vcpu, VcpuConfig, Vendor, make_vcpu};
+use crate::virt::{Exited, GuestKind, Vcpu, VcpuConfig, Vendor};
 
 /// Everything a core has at hand while it serves its guest.
 pub(crate) struct Core<V: Vendor> {
@@ -29,20 +31,21 @@ pub(crate) struct Core<V: Vendor> {
     pub(crate) cpuid: &'static CpuidCache,
     /// Flags in force.
     pub(crate) dataplane: Dataplane,
-    /// STRICT or DEBUG is in force, or Linux is watched: the one test that
-    /// every exit pays for them.
+    /// QUIESCE (which STRICT and DEBUG imply) is in force, or Linux is watched:
+    /// the one test that every exit pays for them.
     pub(crate) watched: bool,
     /// Vector of the last interrupt that exited.
     pub(crate) last_vector: u8,
+    /// Refusals that are yet to be printed (`report::refused`).
+    pub(crate) refusals: Cell<u32>,
     /// A start-up IPI came together with the INIT that parks this core.
     pub(crate) start_up_next: bool,
 }
 
 /// Where every core goes once the system is built: boot core and others alike.
-pub(crate) extern "sysv64" fn enter<V: Vendor>(
-    system: &'static System<V>,
-    data: &'static PerCpu,
-) -> ! {
+pub(crate) fn enter<V: Vendor>(system: usize, data: &'static PerCpu) -> ! {
+    // SAFETY: `main` passes the address of the system, which lives for ever.
+    let system: &'static System<V> = unsafe { &*(system as *const System<V>) };
     let number = data.core() as usize;
     let partition = system.partition_of(number);
     let linux = system
@@ -79,16 +82,18 @@ fn build<V: Vendor>(
         let _ = core::fmt::write(&mut text, format_args!("{error}"));
         text
     };
-    let config: VcpuConfig<'_, V> = VcpuConfig {
+    V::check().map_err(|error| say(&error))?;
+    // SAFETY: checked just now, once per core, before its only vCPU is made.
+    unsafe { V::enable(system.pool) }.map_err(|error| say(&error))?;
+    let config = VcpuConfig {
         nested_root: guest.nested_root(),
         asid: guest.asid,
         permissions: &guest.permissions,
         kind: guest.kind,
     };
-    let vcpu = make_vcpu(&config, system.pool).map_err(|error| say(&error))?;
-    if let Some(partition) = partition {
-        // Also what the firmware left open for the boot core (LINT0).
-        apic::silence(partition.config.apic);
+    let vcpu = V::Vcpu::new(&config, system.pool).map_err(|error| say(&error))?;
+    if partition.is_some_and(|partition| !partition.config.apic) {
+        apic::silence(false);
     }
     let shared = cores::core(number);
     let counters = shared.counters().ok_or_else(|| say(&"no counters"))?;
@@ -106,10 +111,11 @@ fn build<V: Vendor>(
         dataplane: Dataplane::empty(),
         watched,
         last_vector: 0,
+        refusals: Cell::new(report::REFUSALS),
         start_up_next: false,
     };
     core.vcpu
-        .control_words(&mut |name, value| crate::report::control(number, name, value));
+        .control_words(&mut |name, value| report::control(number, name, value));
     Ok(core)
 }
 
@@ -152,50 +158,68 @@ impl<V: Vendor> Core<V> {
     }
 
     /// Runs the guest until it parks.
+    #[inline(never)]
     fn run(&mut self) {
         loop {
-            let exit = self.vcpu.run();
-            let entered = cpu::tsc();
-            if self.watched && violation::check(self, &exit, entered) == Next::Park {
-                return;
-            }
-            let Served {
-                reason,
-                next,
-                exempt,
-            } = exit::dispatch(self, exit);
-            let cycles = cpu::tsc().wrapping_sub(entered);
-            self.account(reason, cycles, exempt);
-            if self.watched {
-                trace::record(self, reason, &exit, entered, cycles);
-            }
+            let next = if self.watched {
+                self.watched_exit()
+            } else {
+                self.next_exit()
+            };
             if next == Next::Park {
                 return;
             }
         }
     }
 
-    /// Counts one exit. This core is the only writer of its counters, so plain
-    /// loads and stores do.
-    #[inline]
-    pub(crate) fn account(&self, reason: Reason, cycles: u64, exempt: bool) {
-        let add = |counter: &core::sync::atomic::AtomicU64, amount: u64| {
-            let value = counter.load(Ordering::Relaxed).wrapping_add(amount);
-            counter.store(value, Ordering::Relaxed);
-        };
-        add(&self.counters.total, 1);
-        if let Some(counter) = self.counters.reasons.get(reason as usize) {
-            add(&counter.total, 1);
-            add(&counter.cycles, cycles);
-            if cycles > counter.worst.load(Ordering::Relaxed) {
-                counter.worst.store(cycles, Ordering::Relaxed);
-            }
-            counter.last_rip.store(self.vcpu.rip(), Ordering::Relaxed);
-            if !exempt && self.dataplane.contains(Dataplane::QUIESCE) {
-                add(&self.counters.since_quiesce, 1);
-                add(&counter.since_quiesce, 1);
-            }
+    /// Enters the guest and serves its next exit: the hot path.
+    #[inline(always)]
+    fn next_exit(&mut self) -> Next {
+        let Exited { exit, tsc } = self.vcpu.run();
+        let Served { reason, next, .. } = exit::dispatch(self, exit);
+        self.account(reason, cpu::tsc().wrapping_sub(tsc));
+        next
+    }
+
+    /// The same for a core that is [`Self::watched`].
+    #[cold]
+    #[inline(never)]
+    fn watched_exit(&mut self) -> Next {
+        let Exited { exit, tsc } = self.vcpu.run();
+        if violation::check(self, &exit, tsc) == Next::Park {
+            return Next::Park;
         }
+        let Served {
+            reason,
+            next,
+            exempt,
+        } = exit::dispatch(self, exit);
+        let cycles = cpu::tsc().wrapping_sub(tsc);
+        self.account(reason, cycles);
+        if !exempt && self.dataplane.contains(Dataplane::QUIESCE) {
+            self.account_quiet(reason);
+        }
+        trace::record(self, reason, &exit, tsc, cycles);
+        next
+    }
+
+    /// Counts one exit.
+    #[inline(always)]
+    pub(crate) fn account(&self, reason: Reason, cycles: u64) {
+        let counter = &self.counters.reasons[reason as usize];
+        add(&self.counters.total, 1);
+        add(&counter.total, 1);
+        add(&counter.cycles, cycles);
+        if cycles > counter.worst.load(Ordering::Relaxed) {
+            counter.worst.store(cycles, Ordering::Relaxed);
+        }
+        counter.last_rip.store(self.vcpu.rip(), Ordering::Relaxed);
+    }
+
+    /// Counts one exit of a core that was to be quiet.
+    pub(crate) fn account_quiet(&self, reason: Reason) {
+        add(&self.counters.since_quiesce, 1);
+        add(&self.counters.reasons[reason as usize].since_quiesce, 1);
     }
 
     fn is_linux_boot_core(&self) -> bool {
@@ -270,8 +294,7 @@ impl<V: Vendor> Core<V> {
             self.vcpu.set_interrupt_exiting(debug);
         }
         self.dataplane = flags;
-        self.watched = flags.intersects(Dataplane::STRICT | Dataplane::DEBUG)
-            || self.system.is_watched(self.number);
+        self.watched = flags.contains(Dataplane::QUIESCE) || self.system.is_watched(self.number);
         self.counters
             .dataplane
             .store(flags.bits(), Ordering::Relaxed);
@@ -287,4 +310,12 @@ impl<V: Vendor> Core<V> {
             counter.fetch_max(seen, Ordering::Relaxed);
         }
     }
+}
+
+/// Adds to a counter of which this core is the only writer: a plain load and
+/// store do.
+#[inline(always)]
+fn add(counter: &AtomicU64, amount: u64) {
+    let value = counter.load(Ordering::Relaxed).wrapping_add(amount);
+    counter.store(value, Ordering::Relaxed);
 }

@@ -49,16 +49,9 @@ impl<V: Vendor> System<V> {
         }
     }
 
-    /// Whether an access to `width` ports from `port` touches one that belongs
-    /// to somebody else than `partition` (`None`: Linux): the hypervisor's
-    /// console, or another partition's port.
-    pub(crate) fn foreign_port(
-        &self,
-        partition: Option<&Partition<V>>,
-        port: u16,
-        width: u8,
-    ) -> bool {
-        let own = partition.map(Partition::name);
+    /// Whether an access to `width` ports from `port` touches one that is not
+    /// Linux's: the hypervisor's console's, or a partition's.
+    pub(crate) fn foreign_port(&self, port: u16, width: u8) -> bool {
         let touches = |range: &PortRange| {
             (0..u16::from(width)).any(|n| range.contains(port.saturating_add(n)))
         };
@@ -71,7 +64,6 @@ impl<V: Vendor> System<V> {
                 .manifest
                 .partitions
                 .iter()
-                .filter(|other| Some(other.name.as_str()) != own)
-                .any(|other| other.ports.iter().any(touches))
+                .any(|partition| partition.ports.iter().any(touches))
     }
 }

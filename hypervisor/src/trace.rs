@@ -87,8 +87,8 @@ pub(crate) unsafe fn read(ring: *const TraceRing, mut sink: impl FnMut(&TraceRec
 /// What an exit was about, as a number.
 fn qualification<V: Vendor>(core: &mut Core<V>, exit: &Exit) -> u64 {
     match *exit {
-        Exit::Cpuid | Exit::Hypercall => core.vcpu.registers().gpr[reg::RAX],
-        Exit::Rdmsr | Exit::Wrmsr | Exit::Xsetbv => core.vcpu.registers().gpr[reg::RCX],
+        Exit::Cpuid | Exit::Hypercall => core.vcpu.register(reg::RAX),
+        Exit::Rdmsr | Exit::Wrmsr | Exit::Xsetbv => core.vcpu.register(reg::RCX),
         Exit::Port(access) => u64::from(access.port),
         Exit::NestedPageFault { gpa, .. } => gpa,
         Exit::Exception { vector, .. } => u64::from(vector),
@@ -108,13 +108,13 @@ pub(crate) fn describe<V: Vendor>(core: &mut Core<V>, exit: &Exit) -> heapless::
     let value = qualification(core, exit);
     let _ = match *exit {
         Exit::Cpuid => {
-            let subleaf = core.vcpu.registers().gpr[reg::RCX] & 0xffff_ffff;
+            let subleaf = core.vcpu.register(reg::RCX) & 0xffff_ffff;
             write!(text, "leaf {:#x} subleaf {subleaf:#x}", value & 0xffff_ffff)
         }
         Exit::Hypercall => write!(text, "hypercall {value}"),
         Exit::Rdmsr => write!(text, "msr {:#x}", value & 0xffff_ffff),
         Exit::Wrmsr => {
-            let new = core.vcpu.registers().edx_eax();
+            let new = core.vcpu.edx_eax();
             write!(text, "msr {:#x} value {new:#x}", value & 0xffff_ffff)
         }
         Exit::Xsetbv => write!(text, "xcr{value}"),

@@ -73,12 +73,13 @@ pub(crate) unsafe fn xsetbv(index: u32, value: u64) {
 /// The time stamp counter.
 #[inline]
 pub(crate) fn tsc() -> u64 {
-    let (low, high): (u32, u32);
-    // SAFETY: RDTSC in ring 0 has no effect on memory.
+    let (low, high): (u64, u64);
+    // SAFETY: RDTSC in ring 0 has no effect on memory; it clears the upper
+    // halves of RAX and RDX.
     unsafe {
-        asm!("rdtsc", out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
+        asm!("rdtsc", out("rax") low, out("rdx") high, options(nomem, nostack, preserves_flags));
     }
-    (u64::from(high) << 32) | u64::from(low)
+    high << 32 | low
 }
 
 /// A hint that this is a spin loop.

@@ -8,9 +8,8 @@ use cloister_core::policy::cpuid::{CpuidCache, CpuidConfig, Dynamic, FillError, 
 use raw_cpuid::CpuId;
 
 use crate::arch::extended;
-use crate::arch::memory::{Frame, PAGE};
 use crate::exit::Served;
-use crate::virt::guest::Guest;
+use crate::guest::Guest;
 use crate::partition::Partition;
 use crate::run::Core;
 use crate::system::System;
@@ -35,10 +34,13 @@ pub(crate) fn cache<V: Vendor>(
     _guest: &Guest<V>,
     partition: Option<&Partition<V>>,
 ) -> Result<&'static CpuidCache, FillError> {
-    const PAGES: u64 = (size_of::<CpuidCache>() as u64).div_ceil(PAGE);
-    let frame = system.pool.pages(PAGES, PAGE);
-    let cache: Option<&'static mut CpuidCache> = frame.and_then(Frame::zeroed);
-    let cache = cache.ok_or(FillError { leaf: 0 })?;
+    const PAGES: u64 = (size_of::<CpuidCache>() as u64).div_ceil(4096);
+    let Some(frame) = system.pool.pages(PAGES, 4096) else {
+        return Err(FillError { leaf: 0 });
+    };
+    // SAFETY: the table is made of integers and booleans, for which zero is
+    // valid.
+    let cache: &'static mut CpuidCache = unsafe { frame.leak() };
     let config = CpuidConfig {
         guest: policy_guest(partition),
         x2apic: true,
@@ -65,24 +67,32 @@ pub(crate) fn tsc_hz() -> u64 {
         .unwrap_or(0)
 }
 
+/// Bytes of CPUID.
+const LENGTH: u8 = 2;
+
 /// Serves CPUID.
-#[inline]
+#[inline(always)]
 pub(crate) fn serve<V: Vendor>(core: &mut Core<V>) -> Served {
-    let registers = core.vcpu.registers();
+    let vcpu = &mut core.vcpu;
     #[expect(clippy::cast_possible_truncation, reason = "CPUID reads EAX and ECX")]
     let (leaf, subleaf) = (
-        registers.gpr[reg::RAX] as u32,
-        registers.gpr[reg::RCX] as u32,
+        vcpu.register(reg::RAX) as u32,
+        vcpu.register(reg::RCX) as u32,
     );
-    let vcpu = &core.vcpu;
-    let result = core.cpuid.lookup(leaf, subleaf, || dynamic(vcpu));
-    let registers = core.vcpu.registers();
-    registers.gpr[reg::RAX] = u64::from(result.eax);
-    registers.gpr[reg::RBX] = u64::from(result.ebx);
-    registers.gpr[reg::RCX] = u64::from(result.ecx);
-    registers.gpr[reg::RDX] = u64::from(result.edx);
-    core.vcpu.skip();
+    match core.cpuid.fixed(leaf, subleaf) {
+        Some(result) => vcpu.set_cpuid(result),
+        None => look_up(vcpu, core.cpuid, leaf, subleaf),
+    }
+    vcpu.skip(LENGTH);
     Served::resume(Reason::Cpuid)
+}
+
+/// Leaves that depend on control registers, or that do not exist.
+#[cold]
+#[inline(never)]
+fn look_up<V: Vcpu>(vcpu: &mut V, cpuid: &CpuidCache, leaf: u32, subleaf: u32) {
+    let result = cpuid.lookup(leaf, subleaf, || dynamic(vcpu));
+    vcpu.set_cpuid(&result);
 }
 
 /// Control registers that CPUID shows. XCR0 and IA32_XSS are the guest's own

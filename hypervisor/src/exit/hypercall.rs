@@ -9,22 +9,37 @@ use crate::report;
 use crate::run::Core;
 use crate::virt::{Event, Vcpu, Vendor, reg};
 
+/// Bytes of VMCALL and of VMMCALL.
+const LENGTH: u8 = 3;
+
 /// Whether the call that exited is `set_dataplane`, from ring 0.
 pub(crate) fn is_set_dataplane<V: Vendor>(core: &mut Core<V>) -> bool {
-    core.vcpu.registers().gpr[reg::RAX] == Hypercall::SetDataplane as u64
-        && core.vcpu.mode().cpl == 0
+    core.vcpu.register(reg::RAX) == Hypercall::SetDataplane as u64 && core.vcpu.cpl() == 0
 }
 
 /// Serves a hypercall.
+#[inline(always)]
 pub(crate) fn serve<V: Vendor>(core: &mut Core<V>) -> Served {
+    let is_null = core.vcpu.register(reg::RAX) == Hypercall::Null as u64;
+    if is_null && core.vcpu.cpl() == 0 {
+        core.vcpu.set_register(reg::RAX, 0);
+        core.vcpu.skip(LENGTH);
+        return Served::resume(Reason::Hypercall);
+    }
+    serve_other(core)
+}
+
+/// Every call but the null call from ring 0.
+#[inline(never)]
+fn serve_other<V: Vendor>(core: &mut Core<V>) -> Served {
     const REASON: Reason = Reason::Hypercall;
-    if core.vcpu.mode().cpl != 0 {
+    if core.vcpu.cpl() != 0 {
         report::refused(core, REASON, format_args!("hypercall from user mode"));
         core.vcpu.inject(Event::UD);
         return Served::resume(REASON);
     }
-    let number = core.vcpu.registers().gpr[reg::RAX];
-    let argument = core.vcpu.registers().gpr[reg::RDI];
+    let number = core.vcpu.register(reg::RAX);
+    let argument = core.vcpu.register(reg::RDI);
     let mut served = Served::resume(REASON);
     let result = match (Hypercall::from_number(number), core.partition) {
         (Some(Hypercall::Null), _) => 0,
@@ -43,7 +58,7 @@ pub(crate) fn serve<V: Vendor>(core: &mut Core<V>) -> Served {
         }
         (None, _) | (Some(_), None) => Error::UnknownCall as i64,
     };
-    core.vcpu.registers().gpr[reg::RAX] = result.cast_unsigned();
-    core.vcpu.skip();
+    core.vcpu.set_register(reg::RAX, result.cast_unsigned());
+    core.vcpu.skip(LENGTH);
     served
 }

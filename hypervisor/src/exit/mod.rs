@@ -16,7 +16,7 @@ pub(crate) mod xsetbv;
 use cloister_abi::Reason;
 
 use crate::run::Core;
-use crate::virt::{Exit, Vendor};
+use crate::virt::{Exit, Vcpu, Vendor};
 
 /// How a core goes on after an exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,8 +62,9 @@ impl Served {
     }
 }
 
-/// Serves `exit`.
-#[inline]
+/// Serves `exit`. In the hot path it is inlined, so that each arm follows the
+/// vendor's own decoding without a value of [`Exit`] in memory.
+#[inline(always)]
 pub(crate) fn dispatch<V: Vendor>(core: &mut Core<V>, exit: Exit) -> Served {
     match exit {
         Exit::Cpuid => cpuid::serve(core),
@@ -76,6 +77,15 @@ pub(crate) fn dispatch<V: Vendor>(core: &mut Core<V>, exit: Exit) -> Served {
             access,
             during_walk,
         } => nested::serve(core, gpa, access, during_walk),
+        _ => dispatch_rare(core),
+    }
+}
+
+/// The same for exits that a busy guest does not have.
+#[cold]
+#[inline(never)]
+fn dispatch_rare<V: Vendor>(core: &mut Core<V>) -> Served {
+    match core.vcpu.rare_exit() {
         Exit::Xsetbv => xsetbv::serve(core),
         Exit::Nmi => kick::nmi(core),
         Exit::ExternalInterrupt { vector } => interrupt::serve(core, vector),

@@ -8,6 +8,7 @@ use cloister_core::policy::msr::{
     ApicBaseWrite, BITMAP_RANGES, MsrAction, MsrContext, apic_base_write, exits_on_read,
     exits_on_write, read as decide_read, write as decide_write,
 };
+use x86::msr::{IA32_EFER, IA32_PAT};
 
 use crate::arch::{apic as hardware, passthrough};
 use crate::exit::cpuid::policy_guest;
@@ -40,16 +41,37 @@ pub(crate) fn permit<V: Vendor>(permissions: &mut V::Permissions, guest: PolicyG
     }
 }
 
+/// Bytes of RDMSR and of WRMSR.
+const LENGTH: u8 = 2;
+
 /// ECX.
 fn index<V: Vendor>(core: &mut Core<V>) -> u32 {
     #[expect(clippy::cast_possible_truncation, reason = "the instruction reads ECX")]
-    let index = core.vcpu.registers().gpr[reg::RCX] as u32;
+    let index = core.vcpu.register(reg::RCX) as u32;
     index
 }
 
-/// Serves RDMSR.
+/// Serves RDMSR. The vCPU's own registers, of which a read exits only where
+/// they are emulated, need no policy.
+#[inline(always)]
 pub(crate) fn read<V: Vendor>(core: &mut Core<V>) -> Served {
-    let index = index(core);
+    match index(core) {
+        IA32_EFER => complete(core, core.vcpu.efer()),
+        IA32_PAT if !V::PAT_DIRECT => complete(core, core.vcpu.pat()),
+        index => read_by_policy(core, index),
+    }
+    Served::resume(Reason::Rdmsr)
+}
+
+/// RDMSR returns `value`.
+#[inline(always)]
+fn complete<V: Vendor>(core: &mut Core<V>, value: u64) {
+    core.vcpu.set_edx_eax(value);
+    core.vcpu.skip(LENGTH);
+}
+
+#[inline(never)]
+fn read_by_policy<V: Vendor>(core: &mut Core<V>, index: u32) {
     let context = context::<V>(policy_guest(core.partition));
     let value = match decide_read(index, &context) {
         MsrAction::PassThrough | MsrAction::ReadWith(_) => passthrough::read_msr(index, &context),
@@ -61,19 +83,16 @@ pub(crate) fn read<V: Vendor>(core: &mut Core<V>) -> Served {
         }
     };
     match value {
-        Some(value) => {
-            core.vcpu.registers().set_edx_eax(value);
-            core.vcpu.skip();
-        }
+        Some(value) => complete(core, value),
         None => refuse(core, Reason::Rdmsr, index),
     }
-    Served::resume(Reason::Rdmsr)
 }
 
 /// Serves WRMSR.
+#[inline(never)]
 pub(crate) fn write<V: Vendor>(core: &mut Core<V>) -> Served {
     let index = index(core);
-    let value = core.vcpu.registers().edx_eax();
+    let value = core.vcpu.edx_eax();
     let mut reason = Reason::Wrmsr;
     let context = context::<V>(policy_guest(core.partition));
     let done = match decide_write(index, value, &context) {
@@ -97,7 +116,7 @@ pub(crate) fn write<V: Vendor>(core: &mut Core<V>) -> Served {
         MsrAction::ReadAs(_) | MsrAction::ReadWith(_) | MsrAction::Fault => false,
     };
     if done {
-        core.vcpu.skip();
+        core.vcpu.skip(LENGTH);
     } else {
         refuse(core, reason, index);
     }

@@ -14,6 +14,7 @@ use crate::virt::{Access, Event, Vcpu, Vendor};
 const LARGE: u64 = 2 << 20;
 
 /// Serves a nested page fault.
+#[inline(never)]
 pub(crate) fn serve<V: Vendor>(
     core: &mut Core<V>,
     gpa: u64,
@@ -59,7 +60,7 @@ fn in_partition<V: Vendor>(
                 .map(
                     tables,
                     start,
-                    partition.block.range().start + start,
+                    partition.block.start + start,
                     length,
                     Rights::RWX,
                     MemoryType::WriteBack,

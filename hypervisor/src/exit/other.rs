@@ -62,5 +62,5 @@ fn cache_control<V: Vendor>(core: &mut Core<V>) {
             format_args!("cache flush, dropped"),
         );
     }
-    core.vcpu.skip();
+    core.vcpu.skip(2);
 }

@@ -1,17 +1,20 @@
 //! IN and OUT of ports that the permission map does not let through. What
 //! becomes of them is decided in `cloister_core::policy::io`.
 
+use core::fmt;
+
 use cloister_abi::{LinuxState, Reason};
+use cloister_core::policy::Guest as PolicyGuest;
 use cloister_core::policy::io::{self, IoAction};
 
 use crate::arch::passthrough;
 use crate::exit::Served;
-use crate::exit::cpuid::policy_guest;
 use crate::report;
 use crate::run::Core;
 use crate::virt::{Event, PortAccess, Vcpu, Vendor, reg};
 
 /// Serves a port access.
+#[inline(always)]
 pub(crate) fn serve<V: Vendor>(core: &mut Core<V>, access: PortAccess) -> Served {
     let reason = if access.input {
         Reason::PortIn
@@ -20,49 +23,56 @@ pub(crate) fn serve<V: Vendor>(core: &mut Core<V>, access: PortAccess) -> Served
     };
     if access.string {
         // Nobody who owns such a port exits; what is left is a peek.
-        report::refused(
-            core,
-            reason,
-            format_args!("string access to port {:#x}", access.port),
-        );
+        report::refused(core, reason, Denied(access));
         core.vcpu.inject(Event::GP);
         return Served::resume(reason);
     }
+    if core.partition.is_some() {
+        // A partition's own ports do not exit.
+        deny(core, reason, access);
+    } else {
+        serve_linux(core, reason, access);
+    }
+    core.vcpu.skip_port();
+    Served::resume(reason)
+}
+
+/// Linux reaches for a port of which somebody must see the accesses, or which
+/// is not its own.
+#[inline(never)]
+fn serve_linux<V: Vendor>(core: &mut Core<V>, reason: Reason, access: PortAccess) {
+    if core.system.foreign_port(access.port, access.width) {
+        return deny(core, reason, access);
+    }
     #[expect(clippy::cast_possible_truncation, reason = "OUT writes at most EAX")]
-    let value = core.vcpu.registers().gpr[reg::RAX] as u32;
+    let value = core.vcpu.register(reg::RAX) as u32;
     let question = io::PortAccess {
         port: access.port,
         width: access.width,
         output: (!access.input).then_some(value),
     };
-    let system = core.system;
-    let action = if !system.foreign_port(core.partition, access.port, access.width) {
-        io::decide(&question, policy_guest(core.partition), &system.io)
-    } else if access.input {
-        IoAction::Ones
-    } else {
-        IoAction::Drop
-    };
-    match action {
+    match io::decide(&question, PolicyGuest::Linux, &core.system.io) {
         IoAction::Pass => pass(core, &question),
         IoAction::PowerOff => end(core, LinuxState::Off, &question),
         IoAction::Reset => end(core, LinuxState::Reset, &question),
         IoAction::Sleep(state) => {
             report::refused(core, reason, format_args!("sleep state S{state}"));
         }
-        IoAction::Drop => refused(core, reason, access),
-        IoAction::Ones => {
-            refused(core, reason, access);
-            set_result(core, access.width, u32::MAX);
-        }
+        IoAction::Drop | IoAction::Ones => deny(core, reason, access),
     }
-    core.vcpu.skip();
-    Served::resume(reason)
+}
+
+/// The access is not done: an input reads ones.
+#[inline(always)]
+fn deny<V: Vendor>(core: &mut Core<V>, reason: Reason, access: PortAccess) {
+    report::refused(core, reason, Denied(access));
+    if access.input {
+        set_result(core, access.width, u32::MAX);
+    }
 }
 
 fn pass<V: Vendor>(core: &mut Core<V>, access: &io::PortAccess) {
-    let guest = policy_guest(core.partition);
-    let result = passthrough::port(access, guest, &core.system.io);
+    let result = passthrough::port(access, PolicyGuest::Linux, &core.system.io);
     if let (None, Some(value)) = (access.output, result) {
         set_result(core, access.width, value);
     }
@@ -84,21 +94,28 @@ fn end<V: Vendor>(core: &mut Core<V>, state: LinuxState, access: &io::PortAccess
     }
 }
 
-fn refused<V: Vendor>(core: &mut Core<V>, reason: Reason, access: PortAccess) {
-    report::refused(
-        core,
-        reason,
-        format_args!("port {:#x} width {}", access.port, access.width),
-    );
+/// What was denied, for the record.
+struct Denied(PortAccess);
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(access) = self;
+        if access.string {
+            return write!(f, "string access to port {:#x}", access.port);
+        }
+        write!(f, "port {:#x} width {}", access.port, access.width)
+    }
 }
 
 /// Puts what IN read into AL, AX or EAX.
+#[inline(always)]
 fn set_result<V: Vendor>(core: &mut Core<V>, width: u8, value: u32) {
-    let rax = &mut core.vcpu.registers().gpr[reg::RAX];
+    let rax = core.vcpu.register(reg::RAX);
     let value = u64::from(value);
-    *rax = match width {
-        1 => (*rax & !0xff) | (value & 0xff),
-        2 => (*rax & !0xffff) | (value & 0xffff),
+    let merged = match width {
+        1 => (rax & !0xff) | (value & 0xff),
+        2 => (rax & !0xffff) | (value & 0xffff),
         _ => value,
     };
+    core.vcpu.set_register(reg::RAX, merged);
 }

@@ -4,7 +4,7 @@ use cloister_abi::BACKTRACE_FRAMES;
 use cloister_core::walk::{self, Access, Paging};
 use heapless::Vec;
 
-use crate::virt::guest::Guest;
+use crate::guest::Guest;
 use crate::virt::{Mode, Vcpu, Vendor, reg};
 
 /// What the page-table walker needs of `mode`.
@@ -38,7 +38,7 @@ pub(crate) fn translate<V: Vendor>(
 pub(crate) fn take<V: Vendor>(guest: &Guest<V>, vcpu: &mut V::Vcpu) -> Vec<u64, BACKTRACE_FRAMES> {
     let mode = vcpu.mode();
     let rip = vcpu.rip();
-    let rbp = vcpu.registers().gpr[reg::RBP];
+    let rbp = vcpu.register(reg::RBP);
     let read = |address| {
         let gpa = translate(guest, &mode, address, Access::READ)?;
         guest.read_u64(gpa)

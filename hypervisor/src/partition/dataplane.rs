@@ -2,15 +2,16 @@
 
 use core::sync::atomic::Ordering;
 
-use cloister_abi::Dataplane;
 use cloister_abi::hypercall::{BusySource, Error};
+use cloister_abi::{Dataplane, Reason};
 use cloister_core::nested::{MemoryType, Rights};
 
 use crate::arch::{apic, cpu};
 use crate::exit::{Next, kick};
 use crate::partition::Partition;
 use crate::run::Core;
-use crate::virt::{Vcpu, Vendor};
+use crate::trace;
+use crate::virt::{Exit, Vcpu, Vendor};
 
 /// How long a core is given to become quiet: rounds, each with a pause. A
 /// bound in work, not in time, so that it holds on any machine.
@@ -32,6 +33,7 @@ pub(crate) fn set<V: Vendor>(
         return (Error::NotAllowed as i64, Next::Resume);
     }
     let previous = core.dataplane;
+    let traced_anyway = core.watched;
     if flags.contains(Dataplane::QUIESCE) {
         match quiesce(core, partition, flags) {
             Ok(Next::Resume) => {}
@@ -49,6 +51,10 @@ pub(crate) fn set<V: Vendor>(
         core.counters
             .last_dataplane
             .store(flags.bits(), Ordering::Relaxed);
+    }
+    if !traced_anyway {
+        // The call that enters the mode ends in it.
+        trace::record(core, Reason::Hypercall, &Exit::Hypercall, cpu::tsc(), 0);
     }
     (previous.bits().cast_signed(), Next::Resume)
 }
@@ -76,7 +82,7 @@ fn populate<V: Vendor>(core: &mut Core<V>, partition: &Partition<V>) -> bool {
     if partition.life.populated.load(Ordering::Acquire) {
         return true;
     }
-    let (base, length) = (partition.block.range().start, partition.block.len());
+    let (base, length) = (partition.block.start, partition.block.len());
     let mapped = partition.guest.with_nested(|nested, tables| {
         nested
             .unmap(tables, 0, length)

@@ -35,7 +35,8 @@ pub(crate) fn check<V: Vendor>(core: &mut Core<V>, exit: &Exit, entered: u64) ->
         return Next::Resume;
     }
     let cycles = crate::arch::cpu::tsc().wrapping_sub(entered);
-    core.account(reason, cycles, false);
+    core.account(reason, cycles);
+    core.account_quiet(reason);
     trace::record(core, reason, exit, entered, cycles);
     if partition
         .life

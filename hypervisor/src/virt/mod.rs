@@ -4,16 +4,15 @@
 //! used only on the core it was made on; `run()` enters the guest and returns
 //! one neutral [`Exit`].
 
-pub(crate) mod guest;
 pub(crate) mod svm;
 pub(crate) mod vmx;
 
 use core::fmt;
 
 use cloister_core::nested::Format;
+use cloister_core::policy::cpuid::Regs;
 
 use crate::arch::memory::FramePool;
-use crate::arch::percpu;
 
 /// One of the two virtualisation extensions.
 pub(crate) trait Vendor: Copy + Sync + 'static {
@@ -26,9 +25,9 @@ pub(crate) trait Vendor: Copy + Sync + 'static {
     /// Whether guests may read and write the PAT MSR itself.
     const PAT_DIRECT: bool;
     /// Entry format of the nested page table.
-    type Format: Format + Send + Sync;
+    type Format: Format;
     /// MSR and I/O permission maps of one guest.
-    type Permissions: Permissions + Send + Sync;
+    type Permissions: Permissions;
     /// A virtual core.
     type Vcpu: Vcpu<Vendor = Self>;
 
@@ -63,27 +62,6 @@ pub(crate) trait Vendor: Copy + Sync + 'static {
     /// has been enabled (`arch::cpu::open_interrupt_window`); `percpu` notes
     /// its vector. RFLAGS.IF, and GIF on AMD, are off again afterwards.
     fn drain_interrupt();
-}
-
-/// Turns virtualisation on for the running core, and makes its one vCPU.
-///
-/// # Errors
-/// As [`Vendor::check`], [`Vendor::enable`] and [`Vcpu::new`]; and when it was
-/// called before on this core.
-pub(crate) fn make_vcpu<V: Vendor>(
-    config: &VcpuConfig<'_, V>,
-    pool: &FramePool,
-) -> Result<V::Vcpu, Unsupported> {
-    if !percpu::this().begin_virtualisation() {
-        return Err(Unsupported {
-            what: "this core has a vCPU already",
-            value: 0,
-        });
-    }
-    V::check()?;
-    // SAFETY: checked just now, and nobody has made a vCPU on this core.
-    unsafe { V::enable(pool)? };
-    V::Vcpu::new(config, pool)
 }
 
 /// Why this machine cannot run Cloister.
@@ -148,6 +126,8 @@ pub(crate) struct Registers {
 
 /// Indices into [`Registers::gpr`]: the encoding of the instruction set.
 pub(crate) mod reg {
+    /// How many there are.
+    pub(crate) const GPRS: usize = 16;
     pub(crate) const RAX: usize = 0;
     pub(crate) const RCX: usize = 1;
     pub(crate) const RDX: usize = 2;
@@ -156,19 +136,6 @@ pub(crate) mod reg {
     pub(crate) const RBP: usize = 5;
     pub(crate) const RSI: usize = 6;
     pub(crate) const RDI: usize = 7;
-}
-
-impl Registers {
-    /// EDX:EAX as one value (RDMSR, WRMSR, XSETBV).
-    pub(crate) fn edx_eax(&self) -> u64 {
-        (self.gpr[reg::RDX] << 32) | (self.gpr[reg::RAX] & 0xffff_ffff)
-    }
-
-    /// Splits `value` over EDX:EAX; the upper halves become 0.
-    pub(crate) fn set_edx_eax(&mut self, value: u64) {
-        self.gpr[reg::RAX] = value & 0xffff_ffff;
-        self.gpr[reg::RDX] = value >> 32;
-    }
 }
 
 /// Control registers and segment facts of a guest, read once where needed:
@@ -211,25 +178,49 @@ pub(crate) trait Vcpu: Sized {
     /// Following Power-up, Reset, or INIT"): real mode at `vector << 12`.
     fn reset_sipi(&mut self, vector: u8);
 
-    /// Enters the guest; returns at the next exit. `self.registers()` then
-    /// holds the guest's GPRs (RSP and RAX included).
-    fn run(&mut self) -> Exit;
+    /// Enters the guest; returns at the next exit.
+    fn run(&mut self) -> Exited;
 
-    /// GPRs at the last exit; what is written here is loaded at the next entry.
-    fn registers(&mut self) -> &mut Registers;
+    /// The last exit, if it was none of those that a busy guest has (CPUID,
+    /// RDMSR, WRMSR, hypercalls, ports, nested page faults).
+    fn rare_exit(&self) -> Exit;
+
+    /// The GPR with this encoding at the last exit, or what it was set to since.
+    fn register(&self, index: usize) -> u64;
+    /// Sets the GPR with this encoding for the next entry.
+    fn set_register(&mut self, index: usize, value: u64);
+    /// All GPRs: for where an instruction decides which one is meant. Where
+    /// the index is known, [`Self::register`] is cheaper.
+    fn registers(&mut self) -> &Registers;
+    /// EDX:EAX as one value (WRMSR, XSETBV).
+    #[inline]
+    fn edx_eax(&self) -> u64 {
+        self.register(reg::RDX) << 32 | (self.register(reg::RAX) & 0xffff_ffff)
+    }
+
+    /// Splits `value` over EDX:EAX (RDMSR); the upper halves become 0.
+    fn set_edx_eax(&mut self, value: u64);
+    /// Sets EAX, EBX, ECX and EDX (CPUID); the upper halves become 0.
+    fn set_cpuid(&mut self, result: &Regs);
+
     /// Instruction pointer at the last exit.
     fn rip(&self) -> u64;
     /// RFLAGS at the last exit.
     fn rflags(&self) -> u64;
     /// The mode at the last exit.
     fn mode(&self) -> Mode;
+    /// Current privilege level at the last exit, 0 to 3.
+    fn cpl(&self) -> u8;
     /// Guest CR3 alone: cheaper than [`Self::mode`].
     fn cr3(&self) -> u64;
 
-    /// Moves RIP past the instruction that exited, by the length that hardware
-    /// reports, or, on a processor that reports none, the fixed length of the
-    /// opcode of the last exit. Ends an interrupt shadow (STI, MOV SS).
-    fn skip(&mut self);
+    /// Moves RIP past the instruction that exited: by the length that hardware
+    /// reports, or, on a processor that reports none, by `length`, that of the
+    /// opcode. Ends an interrupt shadow (STI, MOV SS).
+    fn skip(&mut self, length: u8);
+    /// The same for IN, OUT, INS and OUTS, whose length hardware always
+    /// reports.
+    fn skip_port(&mut self);
     /// Moves RIP by `length` bytes: for exits whose instruction was decoded.
     fn skip_by(&mut self, length: u8);
     /// Bytes of the exiting instruction that hardware fetched (AMD decode
@@ -379,6 +370,14 @@ pub(crate) enum Exit {
         code: u64,
         qualification: u64,
     },
+}
+
+/// An exit, and when it came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Exited {
+    pub(crate) exit: Exit,
+    /// The time-stamp counter, as soon as it could be read.
+    pub(crate) tsc: u64,
 }
 
 /// Operands of a port access (AMD EXITINFO1 for IOIO; Intel exit

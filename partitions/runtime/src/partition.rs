@@ -1,7 +1,5 @@
 //! What a program knows of the partition it runs in.
 
-use core::sync::atomic::Ordering;
-
 use cloister_abi::shared::PartitionInfo;
 use cloister_abi::{CoreCounters, Dataplane};
 
@@ -104,8 +102,8 @@ impl Partition {
 
     /// How often this partition was restarted.
     #[must_use]
-    pub fn restarts(&self) -> u32 {
-        self.info.restarts.load(Ordering::Relaxed)
+    pub const fn restarts(&self) -> u32 {
+        self.info.restarts
     }
 
     /// Exit counters of core `index` of the partition, live: the hypervisor

@@ -13,7 +13,7 @@
 use core::arch::asm;
 use core::mem::offset_of;
 
-use super::vmcb::{Control, Save, Vmcb};
+use super::vmcb::{Control, Vmcb};
 use crate::virt::{Registers, reg};
 
 /// What entry and exit work on: one piece of memory, so that RAX, which
@@ -23,13 +23,12 @@ pub(super) struct Area {
     pub(super) vmcb: Vmcb,
     /// Where the host's FS, GS, TR, LDTR and system-call MSRs are.
     pub(super) host: Vmcb,
+    /// All but RAX and RSP, which are in the VMCB.
     pub(super) registers: Registers,
 }
 
 const HOST: usize = offset_of!(Area, host);
 const GPR: usize = offset_of!(Area, registers) + offset_of!(Registers, gpr);
-const SAVE_RAX: usize = offset_of!(Vmcb, save) + offset_of!(Save, rax);
-const SAVE_RSP: usize = offset_of!(Vmcb, save) + offset_of!(Save, rsp);
 
 const _: () = assert!(HOST == 4096);
 const _: () = assert!(size_of::<Control>() == offset_of!(Vmcb, save));
@@ -49,10 +48,6 @@ pub(super) unsafe fn enter(area: *mut Area) {
         asm!(
             "push rbp",
             "push rbx",
-            "mov rcx, [rax + {gpr} + 8 * {RAX}]",
-            "mov rdx, [rax + {gpr} + 8 * {RSP}]",
-            "mov [rax + {save_rax}], rcx",
-            "mov [rax + {save_rsp}], rdx",
             "vmload rax",
             "mov rcx, [rax + {gpr} + 8 * {RCX}]",
             "mov rdx, [rax + {gpr} + 8 * {RDX}]",
@@ -84,23 +79,15 @@ pub(super) unsafe fn enter(area: *mut Area) {
             "mov [rax + {gpr} + 8 * 13], r13",
             "mov [rax + {gpr} + 8 * 14], r14",
             "mov [rax + {gpr} + 8 * 15], r15",
-            "mov rcx, [rax + {save_rax}]",
-            "mov rdx, [rax + {save_rsp}]",
-            "mov [rax + {gpr} + 8 * {RAX}], rcx",
-            "mov [rax + {gpr} + 8 * {RSP}], rdx",
             "add rax, {host}",
             "vmload rax",
             "pop rbx",
             "pop rbp",
             gpr = const GPR,
             host = const HOST,
-            save_rax = const SAVE_RAX,
-            save_rsp = const SAVE_RSP,
-            RAX = const reg::RAX,
             RCX = const reg::RCX,
             RDX = const reg::RDX,
             RBX = const reg::RBX,
-            RSP = const reg::RSP,
             RBP = const reg::RBP,
             RSI = const reg::RSI,
             RDI = const reg::RDI,

@@ -30,96 +30,72 @@ const WITH_ERROR: u32 = 1 << 8
     | 1 << 29
     | 1 << 30;
 
-/// The exit, and the length in bytes of the instruction that caused it, by its
-/// opcode; 0 where no instruction did. The length is used only where the
-/// processor does not save the next RIP. `None`: [`rare`] knows.
+/// The exits of busy guests. `None`: [`rare`] knows.
 #[inline(always)]
-pub(super) fn frequent(vmcb: &Vmcb) -> Option<(Exit, u8)> {
+pub(super) fn frequent(vmcb: &Vmcb) -> Option<Exit> {
     let control = &vmcb.control;
     Some(match control.exit_code {
-        0x72 => (Exit::Cpuid, 2),
-        0x7c if control.exit_info1 & 1 == 0 => (Exit::Rdmsr, 2),
-        0x7c => (Exit::Wrmsr, 2),
-        0x7b => port(vmcb),
-        0x81 => (Exit::Hypercall, 3),
-        0x400 => (nested_page_fault(vmcb), 0),
+        0x72 => Exit::Cpuid,
+        0x7c if control.exit_info1 & 1 == 0 => Exit::Rdmsr,
+        0x7c => Exit::Wrmsr,
+        0x7b => port(control.exit_info1),
+        0x81 => Exit::Hypercall,
+        0x400 => nested_page_fault(vmcb),
         _ => return None,
     })
 }
 
 /// All other exits.
-pub(super) fn rare(vmcb: &Vmcb) -> (Exit, u8) {
+pub(super) fn rare(vmcb: &Vmcb) -> Exit {
     let code = vmcb.control.exit_code;
     match code {
         // CR0 to CR15 and DR0 to DR15, read and written.
-        0x00..=0x3f => (
-            Exit::ControlRegister {
-                qualification: code,
-                completed: false,
-            },
-            3,
-        ),
-        EXCEPTION..=EXCEPTION_LAST => (exception(vmcb, code), 0),
-        0x60 => (Exit::ExternalInterrupt { vector: None }, 0),
-        NMI => (Exit::Nmi, 0),
-        INIT => (Exit::Init, 0),
+        0x00..=0x3f => Exit::ControlRegister {
+            qualification: code,
+            completed: false,
+        },
+        EXCEPTION..=EXCEPTION_LAST => exception(vmcb, code),
+        0x60 => Exit::ExternalInterrupt { vector: None },
+        NMI => Exit::Nmi,
+        INIT => Exit::Init,
         // INVD, WBINVD.
-        0x76 | 0x89 => (Exit::CacheControl, 2),
+        0x76 | 0x89 => Exit::CacheControl,
         // PAUSE, HLT, MONITOR, MWAIT, MWAIT armed.
-        0x77 => (Exit::Halt, 2),
-        0x78 => (Exit::Halt, 1),
-        0x8a..=0x8c => (Exit::Halt, 3),
+        0x77 | 0x78 | 0x8a..=0x8c => Exit::Halt,
         // INVLPGA, VMRUN, VMLOAD, VMSAVE, STGI, CLGI, SKINIT.
-        0x7a | 0x80 | 0x82..=0x86 => (Exit::Virtualization, 3),
-        0x7d => (Exit::TaskSwitch, 0),
-        0x7f => (Exit::TripleFault, 0),
+        0x7a | 0x80 | 0x82..=0x86 => Exit::Virtualization,
+        0x7d => Exit::TaskSwitch,
+        0x7f => Exit::TripleFault,
         // XSETBV. Some processors and emulators check the intercept before the
         // privilege: what the guest would get without it is #GP(0).
-        0x8d if vmcb.save.cpl == 0 => (Exit::Xsetbv, 3),
-        0x8d => (
-            Exit::Exception {
-                vector: GP,
-                error: Some(0),
-                fault_address: 0,
-            },
-            0,
-        ),
+        0x8d if vmcb.save.cpl == 0 => Exit::Xsetbv,
+        0x8d => Exit::Exception {
+            vector: GP,
+            error: Some(0),
+            fault_address: 0,
+        },
         // VMEXIT_INVALID, VMEXIT_BUSY, IDLE_REQUIRED. QEMU writes the first
         // with 32 bits.
-        0xffff_ffff | 0xffff_ffff_ffff_fffd.. => (Exit::EntryFailure { code }, 0),
-        _ => (
-            Exit::Other {
-                code,
-                qualification: vmcb.control.exit_info1,
-            },
-            0,
-        ),
+        0xffff_ffff | 0xffff_ffff_ffff_fffd.. => Exit::EntryFailure { code },
+        _ => Exit::Other {
+            code,
+            qualification: vmcb.control.exit_info1,
+        },
     }
 }
 
-/// AMD APM vol. 2, 15.10.2 "IN and OUT Behavior": EXITINFO1 describes the
-/// access, EXITINFO2 is the next RIP.
+/// AMD APM vol. 2, 15.10.2 "IN and OUT Behavior": EXITINFO1.
 #[inline(always)]
-fn port(vmcb: &Vmcb) -> (Exit, u8) {
-    let control = &vmcb.control;
-    let info = control.exit_info1;
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "bit fields; lengths are 1 to 15"
-    )]
-    let (port, width, length) = (
-        (info >> 16) as u16,
-        (info >> 4) as u8 & 7,
-        control.exit_info2.wrapping_sub(vmcb.save.rip) as u8,
-    );
-    let access = PortAccess {
+fn port(info: u64) -> Exit {
+    #[expect(clippy::cast_possible_truncation, reason = "bit fields")]
+    let (port, width) = ((info >> 16) as u16, (info >> 4) as u8 & 7);
+    Exit::Port(PortAccess {
         port,
         width,
         input: info & 1 != 0,
         string: info & 1 << 2 != 0,
         repeat: info & 1 << 3 != 0,
-    };
-    (Exit::Port(access), length)
+    })
 }
 
 /// AMD APM vol. 2, 15.25.6 "Nested versus Guest Page Faults": EXITINFO1 is a

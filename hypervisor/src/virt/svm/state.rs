@@ -93,7 +93,7 @@ pub(super) fn reset_long(save: &mut Save, registers: &mut Registers, entry: &Lon
     save.rflags = RFLAGS_RESET;
     save.rip = entry.rip;
     *registers = Registers::default();
-    registers.gpr[reg::RSP] = entry.rsp;
+    save.rsp = entry.rsp;
     registers.gpr[reg::RDI] = entry.rdi;
     registers.gpr[reg::RSI] = entry.rsi;
 }
@@ -123,6 +123,8 @@ pub(super) fn reset_sipi(save: &mut Save, registers: &mut Registers, vector: u8)
     save.dr7 = DR7_RESET;
     save.rflags = RFLAGS_RESET;
     save.rip = 0;
+    save.rax = 0;
+    save.rsp = 0;
     *registers = Registers::default();
     // EDX holds family, model and stepping: CPUID Fn0000_0001 EAX.
     registers.gpr[reg::RDX] = raw_cpuid::cpuid!(1).eax.into();

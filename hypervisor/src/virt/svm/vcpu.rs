@@ -1,5 +1,7 @@
 //! A virtual core: one VMCB and the registers that it has no place for.
 
+use cloister_core::policy::cpuid::Regs;
+
 use super::entry::{self, Area};
 use super::event::VALID;
 use super::nmi::{DR6_SINGLE_STEP, Nmi, TRAP_FLAG};
@@ -8,9 +10,11 @@ use super::vmcb::{
     TLB_FLUSH_ALL, TLB_FLUSH_GUEST, V_IGN_TPR, V_INTR_MASKING, V_INTR_VECTOR_SHIFT, V_IRQ,
 };
 use super::{EFER_LMA, EFER_SVME, Features, NO_MEMORY, Svm, exit, state};
+use crate::arch::cpu;
 use crate::arch::memory::FramePool;
 use crate::virt::{
-    Event, Exit, GuestKind, LongEntry, Mode, Registers, Unsupported, Vcpu, VcpuConfig,
+    Event, Exit, Exited, GuestKind, LongEntry, Mode, Registers, Unsupported, Vcpu, VcpuConfig,
+    reg::{self, GPRS},
 };
 
 /// RFLAGS.IF.
@@ -24,8 +28,8 @@ const EXCEPTIONS: u32 = 1 << 1 | 1 << 17;
 pub(crate) struct SvmVcpu {
     pub(super) area: &'static mut Area,
     features: Features,
-    /// Bytes of the instruction that exited, by its opcode.
-    length: u8,
+    /// The last exit that [`exit::frequent`] did not know.
+    rare: Exit,
     /// [`Self::before_entry`] has something to do.
     pub(super) attention: bool,
     /// What was changed in the VMCB since the last entry.
@@ -91,7 +95,7 @@ impl Vcpu for SvmVcpu {
         let mut vcpu = Self {
             area,
             features,
-            length: 0,
+            rare: Exit::Init,
             attention: true,
             dirty: Clean::all(),
             flush: true,
@@ -114,34 +118,77 @@ impl Vcpu for SvmVcpu {
         self.reset_control();
     }
 
-    #[inline]
-    fn run(&mut self) -> Exit {
+    #[inline(always)]
+    fn run(&mut self) -> Exited {
         loop {
             if self.attention && self.before_entry() {
-                return Exit::TripleFault;
+                self.rare = Exit::TripleFault;
+                return Exited {
+                    exit: self.rare,
+                    tsc: cpu::tsc(),
+                };
             }
             // SAFETY: the area is ours, `new` saved the host state, and the
             // nested page table holds no memory of the hypervisor.
             unsafe { entry::enter(&raw mut *self.area) };
-            let vmcb = &self.area.vmcb;
-            if vmcb.control.exit_int_info & VALID != 0 {
+            let tsc = cpu::tsc();
+            if self.interrupted_event() & VALID != 0 {
                 self.deliver_again();
             }
-            let (exit, length) = match exit::frequent(&self.area.vmcb) {
-                Some(found) => found,
-                None => match self.rare_exit() {
-                    Some(found) => found,
-                    None => continue,
-                },
-            };
-            self.length = length;
-            return exit;
+            if let Some(exit) = exit::frequent(&self.area.vmcb) {
+                return Exited { exit, tsc };
+            }
+            if self.decode_rare() {
+                let exit = self.rare;
+                return Exited { exit, tsc };
+            }
         }
     }
 
-    #[inline]
-    fn registers(&mut self) -> &mut Registers {
-        &mut self.area.registers
+    fn rare_exit(&self) -> Exit {
+        self.rare
+    }
+
+    /// RAX and RSP are in the VMCB.
+    #[inline(always)]
+    fn register(&self, index: usize) -> u64 {
+        match index {
+            reg::RAX => self.area.vmcb.save.rax,
+            reg::RSP => self.area.vmcb.save.rsp,
+            _ => self.area.registers.gpr[index % GPRS],
+        }
+    }
+
+    #[inline(always)]
+    fn set_register(&mut self, index: usize, value: u64) {
+        match index {
+            reg::RAX => self.area.vmcb.save.rax = value,
+            reg::RSP => self.area.vmcb.save.rsp = value,
+            _ => self.area.registers.gpr[index % GPRS] = value,
+        }
+    }
+
+    #[inline(always)]
+    fn set_edx_eax(&mut self, value: u64) {
+        let area = &mut *self.area;
+        area.vmcb.save.rax = value & 0xffff_ffff;
+        area.registers.gpr[reg::RDX] = value >> 32;
+    }
+
+    #[inline(always)]
+    fn set_cpuid(&mut self, result: &Regs) {
+        let area = &mut *self.area;
+        area.vmcb.save.rax = result.eax.into();
+        area.registers.gpr[reg::RBX] = result.ebx.into();
+        area.registers.gpr[reg::RCX] = result.ecx.into();
+        area.registers.gpr[reg::RDX] = result.edx.into();
+    }
+
+    fn registers(&mut self) -> &Registers {
+        let area = &mut *self.area;
+        area.registers.gpr[reg::RAX] = area.vmcb.save.rax;
+        area.registers.gpr[reg::RSP] = area.vmcb.save.rsp;
+        &area.registers
     }
 
     #[inline]
@@ -165,8 +212,13 @@ impl Vcpu for SvmVcpu {
             cs_base: if cs_long { 0 } else { save.cs.base },
             cs_long,
             cs_default: save.cs.attributes & ATTRIBUTE_DEFAULT != 0,
-            cpl: save.cpl & 3,
+            cpl: self.cpl(),
         }
+    }
+
+    #[inline(always)]
+    fn cpl(&self) -> u8 {
+        self.area.vmcb.save.cpl & 3
     }
 
     #[inline]
@@ -174,14 +226,21 @@ impl Vcpu for SvmVcpu {
         self.area.vmcb.save.cr3
     }
 
-    #[inline]
-    fn skip(&mut self) {
+    #[inline(always)]
+    fn skip(&mut self, length: u8) {
         let vmcb = &mut self.area.vmcb;
-        vmcb.save.rip = if self.features.next_rip {
-            vmcb.control.next_rip
+        if self.features.next_rip {
+            vmcb.save.rip = vmcb.control.next_rip;
         } else {
-            vmcb.save.rip.wrapping_add(self.length.into())
-        };
+            vmcb.save.rip = vmcb.save.rip.wrapping_add(length.into());
+        }
+        self.retire();
+    }
+
+    /// EXITINFO2 is the next RIP (AMD APM vol. 2, 15.10.2).
+    #[inline(always)]
+    fn skip_port(&mut self) {
+        self.area.vmcb.save.rip = self.area.vmcb.control.exit_info2;
         self.retire();
     }
 
@@ -348,27 +407,28 @@ impl SvmVcpu {
         false
     }
 
-    /// What is not worth a place in the hot path; `None` if there is nothing to
-    /// tell.
+    /// What is not worth a place in the hot path. Returns whether there is
+    /// something to tell: [`Self::rare`].
     #[cold]
     #[inline(never)]
-    fn rare_exit(&mut self) -> Option<(Exit, u8)> {
+    fn decode_rare(&mut self) -> bool {
         let code = self.area.vmcb.control.exit_code;
         match code {
             exit::NMI | exit::INIT => entry::take_pending(),
             exit::IRET => {
                 self.iret_reached();
-                return None;
+                return false;
             }
-            exit::DEBUG_EXCEPTION if self.step_done() => return None,
+            exit::DEBUG_EXCEPTION if self.step_done() => return false,
             _ => {}
         }
-        Some(exit::rare(&self.area.vmcb))
+        self.rare = exit::rare(&self.area.vmcb);
+        true
     }
 
     /// An instruction has been emulated: its interrupt shadow is over, and a
     /// guest that steps itself gets its #DB.
-    #[inline]
+    #[inline(always)]
     fn retire(&mut self) {
         self.area.vmcb.control.interrupt_shadow = 0;
         if self.area.vmcb.save.rflags & TRAP_FLAG != 0 {

@@ -87,7 +87,10 @@ impl VmxVcpu {
                 reason::VMCALL => return Exit::Hypercall,
                 reason::IO => return Exit::Port(port_access(self.vmcs.read(f::QUALIFICATION))),
                 reason::EPT_VIOLATION => return self.ept_violation(),
-                _ => return self.decode_other(outcome),
+                _ => {
+                    self.rare = self.decode_other(outcome);
+                    return self.rare;
+                }
             }
             outcome = self.enter_with_events();
             self.rip = self.vmcs.read(f::RIP);

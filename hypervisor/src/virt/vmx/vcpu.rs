@@ -1,13 +1,19 @@
 //! The virtual core: one VMCS, current on its core from its making on.
 
+use cloister_core::policy::cpuid::Regs;
+
 use super::control_registers::{Cr0, Cr4};
 use super::controls::{Controls, EXTERNAL_INTERRUPT_EXITING, INTERRUPT_WINDOW, NMI_WINDOW};
 use super::entry::{self, Context};
 use super::event::{Events, blocked};
 use super::vmcs::Vmcs;
 use super::{Vmx, ept, exit, fields as f, host, state};
+use crate::arch::cpu;
 use crate::arch::memory::FramePool;
-use crate::virt::{Event, Exit, LongEntry, Mode, Registers, Unsupported, Vcpu, VcpuConfig, reg};
+use crate::virt::{
+    Event, Exit, Exited, LongEntry, Mode, Registers, Unsupported, Vcpu, VcpuConfig,
+    reg::{self, GPRS},
+};
 
 /// #DB and #AC exit, so that a guest whose handler for them faults again the
 /// same way cannot keep the core in microcode (CVE-2015-5307, CVE-2015-8104).
@@ -34,6 +40,8 @@ pub(crate) struct VmxVcpu {
     pub(super) context: &'static mut Context,
     /// RIP at the last exit, or where it has been moved since.
     pub(super) rip: u64,
+    /// The last exit that [`Self::decode`] does not know.
+    pub(super) rare: Exit,
     /// Something is to be done before the next entry ([`Self::enter_with_events`]).
     pub(super) attention: bool,
     /// VMLAUNCH has succeeded: VMRESUME from now on.
@@ -182,6 +190,7 @@ impl Vcpu for VmxVcpu {
             // SAFETY: zeros are valid integers.
             context: unsafe { page.leak() },
             rip: 0,
+            rare: Exit::Init,
             attention: true,
             launched: false,
             events: Events::default(),
@@ -216,20 +225,52 @@ impl Vcpu for VmxVcpu {
     }
 
     #[inline(always)]
-    fn run(&mut self) -> Exit {
+    fn run(&mut self) -> Exited {
         let outcome = if self.attention {
             self.enter_with_events()
         } else {
             // SAFETY: the VMCS is current, complete and launched.
             unsafe { entry::resume(self.context) }
         };
+        let tsc = cpu::tsc();
         self.rip = self.vmcs.read_again(f::RIP);
-        self.decode(outcome)
+        let exit = self.decode(outcome);
+        Exited { exit, tsc }
+    }
+
+    fn rare_exit(&self) -> Exit {
+        self.rare
     }
 
     #[inline(always)]
-    fn registers(&mut self) -> &mut Registers {
-        &mut self.context.registers
+    fn register(&self, index: usize) -> u64 {
+        self.context.registers.gpr[index % GPRS]
+    }
+
+    #[inline(always)]
+    fn set_register(&mut self, index: usize, value: u64) {
+        self.context.registers.gpr[index % GPRS] = value;
+    }
+
+    #[inline(always)]
+    fn set_edx_eax(&mut self, value: u64) {
+        let gpr = &mut self.context.registers.gpr;
+        gpr[reg::RAX] = value & 0xffff_ffff;
+        gpr[reg::RDX] = value >> 32;
+    }
+
+    #[inline(always)]
+    fn set_cpuid(&mut self, result: &Regs) {
+        let gpr = &mut self.context.registers.gpr;
+        gpr[reg::RAX] = result.eax.into();
+        gpr[reg::RBX] = result.ebx.into();
+        gpr[reg::RCX] = result.ecx.into();
+        gpr[reg::RDX] = result.edx.into();
+    }
+
+    #[inline(always)]
+    fn registers(&mut self) -> &Registers {
+        &self.context.registers
     }
 
     #[inline(always)]
@@ -243,7 +284,6 @@ impl Vcpu for VmxVcpu {
 
     fn mode(&self) -> Mode {
         let code = self.vmcs.read(f::CS.access_rights);
-        let stack = self.vmcs.read(f::SS.access_rights);
         let efer = self.vmcs.read(f::EFER);
         Mode {
             cr0: self.cr0.guest_value(&self.vmcs),
@@ -253,9 +293,15 @@ impl Vcpu for VmxVcpu {
             cs_base: self.vmcs.read(f::CS.base),
             cs_long: code & RIGHTS_LONG != 0 && efer & EFER_LMA != 0,
             cs_default: code & RIGHTS_DEFAULT_BIG != 0,
-            // SDM vol. 3, "Guest Register State": the CPL is SS.DPL.
-            cpl: (stack >> RIGHTS_DPL_SHIFT).to_le_bytes()[0] & 3,
+            cpl: self.cpl(),
         }
+    }
+
+    /// SDM vol. 3, "Guest Register State": the CPL is SS.DPL.
+    #[inline(always)]
+    fn cpl(&self) -> u8 {
+        let stack = self.vmcs.read(f::SS.access_rights);
+        (stack >> RIGHTS_DPL_SHIFT).to_le_bytes()[0] & 3
     }
 
     fn cr3(&self) -> u64 {
@@ -266,13 +312,18 @@ impl Vcpu for VmxVcpu {
     /// instruction behind the one after it: finding out would cost every exit
     /// a VMREAD.
     #[inline(always)]
-    fn skip(&mut self) {
+    fn skip(&mut self, _: u8) {
         let length = self.vmcs.read_again(f::INSTRUCTION_LENGTH);
         self.rip = self.rip.wrapping_add(length);
         self.vmcs.write_again(f::RIP, self.rip);
         if self.vmcs.read_again(f::INTERRUPTIBILITY) & u64::from(SHADOW) != 0 {
             self.end_shadow();
         }
+    }
+
+    #[inline(always)]
+    fn skip_port(&mut self) {
+        self.skip(0);
     }
 
     fn skip_by(&mut self, length: u8) {
@@ -331,8 +382,8 @@ impl Vcpu for VmxVcpu {
         // SAFETY: interrupts that exit stay in the hypervisor's hands.
         unsafe {
             self.vmcs
-                .write_critical(f::PIN_BASED, self.controls.pin_based)
-        };
+                .write_critical(f::PIN_BASED, self.controls.pin_based);
+        }
     }
 
     fn flush_nested(&mut self) {

@@ -6,9 +6,11 @@ use super::leaves::{self, MAX_SUBLEAVES};
 use super::{CpuidConfig, Guest, Regs, Vendor, filter};
 
 /// Leaves indexed per range; ranges start at multiples of 0x4000_0000.
-const LEAVES: usize = 64;
-const RANGES: usize = 4;
-const ENTRIES: usize = 320;
+const LEAVES: u32 = 64;
+const RANGES: u32 = 4;
+const SLOTS: usize = (LEAVES * RANGES) as usize;
+/// A power of two, so that one instruction cuts an index to it.
+const ENTRIES: usize = 512;
 /// Index of the entry for leaves that do not exist on AMD: zeros.
 const ZERO_SLOT: Slot = Slot {
     first: 0,
@@ -61,10 +63,11 @@ struct Component {
     aligned: bool,
 }
 
-/// All CPUID leaves of one core, as one guest sees them. About 7 KiB.
+/// All CPUID leaves of one core, as one guest sees them. About 10 KiB.
 #[derive(Clone, Debug)]
 pub struct CpuidCache {
-    slots: [[Slot; LEAVES]; RANGES],
+    /// By [`place`].
+    slots: [Slot; SLOTS],
     /// For leaves that do not exist.
     missing: Slot,
     entries: [Regs; ENTRIES],
@@ -104,7 +107,7 @@ impl CpuidCache {
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            slots: [[ZERO_SLOT; LEAVES]; RANGES],
+            slots: [ZERO_SLOT; SLOTS],
             missing: ZERO_SLOT,
             entries: [Regs::ZERO; ENTRIES],
             used: 1,
@@ -138,21 +141,16 @@ impl CpuidCache {
         // Intel SDM vol. 2, CPUID: a leaf above the highest returns the data of
         // the highest basic leaf. AMD APM vol. 3, appendix E: zeros.
         if vendor(&basic) == Vendor::Intel {
-            let highest = (basic.eax as usize).min(LEAVES - 1);
-            self.missing = self.slots[0].get(highest).copied().unwrap_or(ZERO_SLOT);
-            for (range, slots) in self.slots.iter_mut().enumerate() {
-                let end = match range {
-                    0 => basic.eax,
-                    1 => cloister_abi::CPUID_MAX_LEAF,
-                    2 => cpuid(0x8000_0000, 0).eax,
-                    _ => 0,
-                };
-                let start = u32::try_from(range).unwrap_or(0) << 30;
-                let exists = |low| (start..=end).contains(&(start | low));
-                for (slot, low) in slots.iter_mut().zip(0u32..) {
-                    if !exists(low) {
-                        *slot = self.missing;
-                    }
+            self.missing = self.slots[place(basic.eax.min(LEAVES - 1)) % SLOTS];
+            let ends = [
+                basic.eax,
+                cloister_abi::CPUID_MAX_LEAF,
+                cpuid(0x8000_0000, 0).eax,
+                0,
+            ];
+            for (start, end) in (0..RANGES).map(|range| range << 30).zip(ends) {
+                for leaf in (start..start + LEAVES).filter(|leaf| *leaf > end) {
+                    self.slots[place(leaf) % SLOTS] = self.missing;
                 }
             }
         }
@@ -177,16 +175,8 @@ impl CpuidCache {
         cpuid: &impl Fn(u32, u32) -> Regs,
         config: &CpuidConfig,
     ) -> Result<(), FillError> {
-        let range = (start >> 30) as usize;
-        for (index, leaf) in (start..=end).take(LEAVES).enumerate() {
-            let slot = self.leaf(leaf, cpuid, config)?;
-            if let Some(place) = self
-                .slots
-                .get_mut(range)
-                .and_then(|slots| slots.get_mut(index))
-            {
-                *place = slot;
-            }
+        for leaf in (start..=end).take(LEAVES as usize) {
+            self.slots[place(leaf) % SLOTS] = self.leaf(leaf, cpuid, config)?;
         }
         Ok(())
     }
@@ -234,34 +224,36 @@ impl CpuidCache {
         })
     }
 
-    /// What CPUID returns for EAX = `leaf`, ECX = `subleaf`. Two loads and a
-    /// copy, but for the four kinds of leaves that depend on `state`, which is
-    /// asked for only then.
-    #[inline]
+    /// What CPUID returns for EAX = `leaf`, ECX = `subleaf`, if that depends on
+    /// nothing else: a few loads. [`Self::lookup`] knows all the rest.
+    #[inline(always)]
+    #[must_use]
+    pub fn fixed(&self, leaf: u32, subleaf: u32) -> Option<&Regs> {
+        let slot = self.slots.get(place(leaf))?;
+        (slot.fix == Fix::None).then(|| self.entry(slot, subleaf))
+    }
+
+    /// What CPUID returns for EAX = `leaf`, ECX = `subleaf`. `state` is asked
+    /// for the four kinds of leaves that depend on it.
     #[must_use]
     pub fn lookup(&self, leaf: u32, subleaf: u32, state: impl FnOnce() -> Dynamic) -> Regs {
-        let slots = self.slots.get((leaf >> 30) as usize);
-        let Some(slot) = slots.and_then(|slots| slots.get((leaf & 0x3fff_ffff) as usize)) else {
+        let Some(slot) = self.slots.get(place(leaf)) else {
             return self.beyond(leaf);
         };
+        self.fix(slot, subleaf, *self.entry(slot, subleaf), state)
+    }
+
+    #[inline(always)]
+    fn entry(&self, slot: &Slot, subleaf: u32) -> &Regs {
         let index = usize::from(slot.first) + subleaf.min(u32::from(slot.last)) as usize;
-        let regs = self.entries.get(index).copied().unwrap_or(Regs::ZERO);
-        if slot.fix == Fix::None {
-            return regs;
-        }
-        self.fix(slot, subleaf, regs, state)
+        &self.entries[index % ENTRIES]
     }
 
     /// Leaves that no table holds.
-    #[cold]
     fn beyond(&self, leaf: u32) -> Regs {
         match kvm_leaf(leaf) {
             Some(regs) if self.shows_kvm => regs,
-            _ => self
-                .entries
-                .get(usize::from(self.missing.first))
-                .copied()
-                .unwrap_or(Regs::ZERO),
+            _ => self.entries[usize::from(self.missing.first) % ENTRIES],
         }
     }
 
@@ -353,6 +345,14 @@ const fn kvm_leaf(leaf: u32) -> Option<Regs> {
         FEATURES => Some(Regs::ZERO),
         _ => None,
     }
+}
+
+/// Where the slot of `leaf` is: beyond [`SLOTS`] if it has none. The range,
+/// bits 31:30, becomes bits 1:0; the number within it stands above, and what is
+/// too great for the table makes the whole too great.
+#[inline]
+const fn place(leaf: u32) -> usize {
+    leaf.rotate_left(2) as usize
 }
 
 /// The legacy area of 512 bytes and the header of 64.
