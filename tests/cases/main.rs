@@ -7,6 +7,8 @@ mod counting;
 mod dataplane;
 mod demo;
 mod ends;
+mod linux;
+mod manifests;
 mod strict;
 
 use std::process::ExitCode;
@@ -26,13 +28,21 @@ const fn light(name: &'static str, run: fn(&Bench) -> Result<()>) -> Case {
 }
 
 /// With Linux: minutes each on Bochs.
-const fn linux(name: &'static str, run: fn(&Bench) -> Result<()>) -> Case {
+const fn with_linux(name: &'static str, run: fn(&Bench) -> Result<()>) -> Case {
     Case {
         name,
         on: On::Qemu("Linux boots take minutes there; linux-beside-* stand for all"),
         load: Load::Heavy,
         deadline: 90,
         run,
+    }
+}
+
+/// No machine at all: once is enough.
+const fn host(name: &'static str, run: fn(&Bench) -> Result<()>) -> Case {
+    Case {
+        on: On::Qemu("it boots nothing, and has run with QEMU's cases"),
+        ..light(name, run)
     }
 }
 
@@ -68,7 +78,23 @@ const CASES: &[Case] = &[
     light("cores-violate-as-one", cores::end_as_one),
     light("cores-restart-as-one", cores::restart_as_one),
     light("partition-ends", ends::partitions),
-    linux("demo", demo::demo),
+    light("bad-manifest-blob", manifests::broken_blob),
+    light("forged-manifest-blob", manifests::forged_blob),
+    light("bad-manifest-for-machine", manifests::machine),
+    with_linux("bad-manifest-for-machine-linux", manifests::machine_with_linux),
+    host("bad-manifest-on-host", manifests::checked_on_the_host),
+    with_linux("demo", demo::demo),
+    Case { on: On::Both, ..with_linux("linux-beside-one", linux::beside_one) },
+    Case { on: On::Both, ..with_linux("linux-beside-two", linux::beside_two) },
+    with_linux("linux-alone-1", linux::alone_1),
+    with_linux("linux-alone-2", linux::alone_2),
+    with_linux("linux-alone-4", linux::alone_4),
+    with_linux("linux-load", linux::load),
+    with_linux("linux-peeks", linux::peeks),
+    with_linux("linux-reboots", linux::reboot),
+    with_linux("linux-panics", linux::panic),
+    with_linux("linux-triple-faults", linux::triple_fault),
+    with_linux("boot-time", linux::boot_time),
 ];
 
 fn main() -> ExitCode {

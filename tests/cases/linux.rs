@@ -1,0 +1,368 @@
+//! Linux under Cloister: it sees its cores and nothing else, and does what
+//! Linux does, with partitions beside it that do not notice.
+
+use anyhow::{Context, Result};
+use cloister_tests::cases::Bench;
+use cloister_tests::{
+    Console, Ended, LinuxState, Part, PartitionState, linux, part, with_linux,
+};
+use xtask::paths;
+
+use crate::counting::exits;
+use crate::demo::expect;
+
+/// What no kernel log may have.
+const ALARMS: [&str; 6] = [
+    "BUG:",
+    "WARNING:",
+    "Oops",
+    "soft lockup",
+    "Firmware Bug",
+    "unchecked MSR access",
+];
+
+pub(crate) fn calm(ended: &Ended) -> Result<()> {
+    ALARMS.iter().try_for_each(|alarm| {
+        ended.linux()?.does_not_say(alarm)?;
+        Ok(())
+    })
+}
+
+/// Linux alone on `cores` of a machine that has more: it sees its own.
+fn alone(bench: &Bench, cores: &str, count: u32) -> Result<()> {
+    let last = count - 1;
+    let range = if last == 0 {
+        "0".to_owned()
+    } else {
+        format!("0-{last}")
+    };
+    let ended = bench
+        .system(with_linux(&linux(cores), []))
+        .run(
+            "cd /sys/devices/system/cpu; echo nproc=$(nproc); \
+             echo cpuinfo=$(grep -c ^processor /proc/cpuinfo); \
+             echo possible=$(cat possible); echo present=$(cat present); \
+             echo online=$(cat online); echo folders=$(ls -d cpu[0-9]* | wc -l); \
+             echo svm=$(grep -cwE 'svm|vmx' /proc/cpuinfo); \
+             echo hypervisor=$(grep -cw hypervisor /proc/cpuinfo); \
+             echo busy=$(for n in 1 2 3 4; do (i=0; while [ $i -lt 3000 ]; do \
+             i=$((i + 1)); done; echo done) & done | wc -l)",
+        )?
+        .completed()?;
+    ended.linux()?.run_status(0)?.state(LinuxState::Off)?;
+    calm(&ended)?;
+    let count = count.to_string();
+    for key in ["nproc", "cpuinfo", "folders", "hypervisor"] {
+        expect(&ended, key, &count)?;
+    }
+    for key in ["possible", "present", "online"] {
+        expect(&ended, key, &range)?;
+    }
+    expect(&ended, "svm", "0")?;
+    expect(&ended, "busy", "4")
+}
+
+/// One core of four.
+pub(crate) fn alone_1(bench: &Bench) -> Result<()> {
+    alone(bench, "[0]", 1)
+}
+
+/// Two, of which the first is not the machine's first.
+pub(crate) fn alone_2(bench: &Bench) -> Result<()> {
+    alone(bench, "[0, 2]", 2)
+}
+
+/// All four.
+pub(crate) fn alone_4(bench: &Bench) -> Result<()> {
+    alone(bench, "[0, 1, 2, 3]", 4)
+}
+
+/// A strict neighbour that never ends.
+fn endless(core: u32) -> Part {
+    part("strict", "spin.elf")
+        .cores(&format!("[{core}]"))
+        .memory("64M")
+        .args("report=1000000")
+        .may("quiesce strict populate")
+}
+
+/// It is still running, with nothing to be seen of what Linux did.
+fn undisturbed(ended: &Ended) -> Result<u64> {
+    let strict = ended
+        .partition("strict")?
+        .state(PartitionState::Running)?
+        .since_quiesce(0)?
+        .interrupts(0)?
+        .violations(0)?
+        .dataplane(&["quiesce", "strict", "populate"])?;
+    strict.value("quanta")
+}
+
+/// What is known to reach isolated cores of a bare Linux, all of it, on every
+/// housekeeping core, while a strict partition runs.
+pub(crate) fn load(bench: &Bench) -> Result<()> {
+    let work = "
+        calls() { awk '/^ *(CAL|RES|TLB):/ { n += $2 + $3 } END { print n }' /proc/interrupts; }
+        before=$(calls)
+        for n in 1 2 3 4; do (while :; do :; done) & done
+        for n in 1 2 3; do modprobe dummy && rmmod dummy && echo reloaded; done
+        for n in 1 2; do
+            echo 0 >/sys/devices/system/cpu/cpu1/online || exit 11
+            [ $(nproc) = 1 ] || exit 12
+            echo 1 >/sys/devices/system/cpu/cpu1/online || exit 13
+            [ $(nproc) = 2 ] || exit 14
+        done
+        echo 1 >/proc/sys/vm/compact_memory
+        echo 1 >/proc/sys/vm/stat_refresh
+        echo 3 >/proc/sys/vm/drop_caches
+        echo 'base=0xe0000000 size=0x1000000 type=uncachable' >/proc/mtrr; echo mtrr=$?
+        for n in 1 2 3; do taskset 1 sh -c 'dd if=/dev/zero bs=64k count=40 2>/dev/null' |
+            taskset 2 cat >/dev/null; done
+        sleep 3
+        kill $(jobs -p)
+        echo calls=$(($(calls) - before))
+        echo online=$(cat /sys/devices/system/cpu/online)
+    ";
+    let ended = bench
+        .system(with_linux(&linux("[0, 1]"), [endless(2)]))
+        .run(work)?
+        .completed()?;
+    ended.linux()?.run_status(0)?.state(LinuxState::Off)?;
+    calm(&ended)?;
+    expect(&ended, "online", "0-1")?;
+    let calls: u64 = ended.linux_value("calls")?.parse()?;
+    let reloads = ended
+        .linux_console()
+        .lines()
+        .filter(|line| line.trim() == "reloaded")
+        .count();
+    let iterations = undisturbed(&ended)?;
+    bench.note(format!(
+        "{calls} interrupts between Linux's cores; {iterations} strict iterations, 0 exits"
+    ));
+    ended
+        .check(calls > 100, format!("only {calls} interrupts between cores"))?
+        .check(reloads == 3, format!("{reloads} modules reloaded"))?;
+    Ok(())
+}
+
+/// Linux reaches for what is not its own, with partitions around it that
+/// break STRICT, fail and hang: it goes on, and so does the strict one.
+pub(crate) fn peeks(bench: &Bench) -> Result<()> {
+    let work = format!(
+        "
+        modprobe msr || exit 20
+        region=$(dmesg | sed -n 's/.*BIOS-e820: \\[mem \\(0x[0-9a-f]*\\)-.*reserved/\\1/p' |
+            while read a; do [ $((a)) -gt 16777216 ] && echo $a && break; done)
+        echo region=$region
+        echo read=$(devmem $region 32)
+        devmem $region 32 0x12345678; echo write=$?
+        echo again=$(devmem $region 64)
+        echo -n aaaaaaaa | dd of=/dev/cpu/0/msr bs=8 count=1 oflag=seek_bytes seek=$(({DENIED})) \
+            2>/tmp/e; echo wrmsr=$?
+        grep -o 'Input/output error' /tmp/e
+        dd if=/dev/cpu/1/msr bs=8 count=1 iflag=skip_bytes skip=$((0x480)) of=/tmp/v 2>/tmp/e
+        echo rdmsr=$?
+        echo alive=$(nproc)
+        sleep 2
+        "
+    );
+    let ended = bench
+        .system(with_linux(
+            &linux("[0, 1]"),
+            [
+                endless(2),
+                exits("breaks", 3, "enter=strict cpuid=1"),
+                exits("fails", 4, "triple"),
+                exits("hangs", 5, "enter=quiesce+populate hlt"),
+            ],
+        ))
+        .run(&work)?
+        .completed()?;
+    ended.linux()?.run_status(0)?.state(LinuxState::Off)?;
+    expect(&ended, "read", "0xFFFFFFFF")?;
+    expect(&ended, "write", "0")?;
+    expect(&ended, "again", "0xFFFFFFFFFFFFFFFF")?;
+    expect(&ended, "wrmsr", "1")?;
+    expect(&ended, "rdmsr", "1")?;
+    expect(&ended, "alive", "2")?;
+    ended.linux()?.says("Input/output error")?;
+    calm(&ended)?;
+    undisturbed(&ended)?;
+    ended
+        .partition("breaks")?
+        .state(PartitionState::Violated)?
+        .violation("cpuid")?
+        .in_function("Run::act", 2)?;
+    ended.partition("fails")?.failed(&["triple fault"])?;
+    ended
+        .partition("hangs")?
+        .state(PartitionState::Running)?
+        .since_quiesce(0)?;
+    let region = ended.linux_value("region")?;
+    for (reason, words) in [
+        ("nested-page-fault", region.trim_start_matches("0x")),
+        ("wrmsr", DENIED),
+        ("rdmsr", "0x480"),
+        // Linux probes for a second serial port: the hypervisor's console.
+        ("port-in", "port 0x2f"),
+    ] {
+        let found = ended.report().refused.iter().any(|refused| {
+            refused.owner == "linux"
+                && refused.reason == reason
+                && refused.detail.contains(words.trim_start_matches('0'))
+        });
+        if !found {
+            return Err(ended.failure(format!("no refused {reason} {words}")));
+        }
+    }
+    Ok(())
+}
+
+/// SVM's VM_CR (AMD APM vol. 2 §15.30.1), which Linux may not write.
+const DENIED: &str = "0xc0010114";
+
+/// Linux reboots: that is the end, with a report.
+pub(crate) fn reboot(bench: &Bench) -> Result<()> {
+    let ended = bench
+        .system(with_linux(&linux("[0, 1]"), [endless(2)]))
+        .run("echo going; sync; reboot -f; sleep 30; exit 9")?
+        .completed()?;
+    ended.linux()?.state(LinuxState::Reset)?.says("going")?;
+    calm(&ended)?;
+    undisturbed(&ended)?;
+    Ok(())
+}
+
+/// A partition that is still at work when Linux has died: some 20 s of TSC.
+fn late() -> Part {
+    exits("late", 2, "enter=strict+populate wait=45000000000 leave cpuid=1")
+}
+
+/// Linux dies by `command`; the partition goes on and finishes.
+fn death(bench: &Bench, cmdline: &str, command: &str, last_words: &str) -> Result<Ended> {
+    let finished = "partition \"late\" is finished";
+    let mut machine = bench
+        .system(with_linux(&linux("[0, 1]").cmdline(cmdline), [late()]))
+        .start_with(command)?;
+    machine.wait_for(Console::Linux, last_words, 60)?;
+    let early = machine
+        .console(&Console::Hypervisor)
+        .contains(finished);
+    machine.wait_for(Console::Hypervisor, finished, 60)?;
+    let ended = machine.finish()?;
+    ended
+        .partition("late")?
+        .finished(0)?
+        .says("exits: ok")?
+        .since_quiesce(0)?
+        .interrupts(0)?
+        .violations(0)?;
+    ended
+        .check(!early, "the partition had finished before Linux died")?
+        .completed()
+}
+
+/// A kernel panic.
+pub(crate) fn panic(bench: &Bench) -> Result<()> {
+    let ended = death(
+        bench,
+        "",
+        "echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger",
+        "Kernel panic - not syncing",
+    )?;
+    ended.linux()?.state(LinuxState::Failed)?;
+    Ok(())
+}
+
+/// A triple fault, which is how `reboot=triple` reboots.
+pub(crate) fn triple_fault(bench: &Bench) -> Result<()> {
+    let ended = death(bench, "reboot=triple", "reboot -f; sleep 90", "reboot: Restarting")?;
+    let linux = ended.linux()?.state(LinuxState::Failed)?;
+    let faults = linux.report().exits.of("triple-fault");
+    linux.check(faults == 1, format!("{faults} triple faults"))?;
+    Ok(())
+}
+
+/// Boot to user space takes at most twice the bare boot of the same kernel,
+/// and the report says what Linux's exits were.
+pub(crate) fn boot_time(bench: &Bench) -> Result<()> {
+    let once = |ended: Ended| -> Result<(f64, Ended)> {
+        let ended = ended.completed()?;
+        ended.linux()?.run_status(0)?;
+        let seconds = ended.report().linux()?.boot_seconds;
+        let seconds = seconds.with_context(|| ended.failure("no user space"))?;
+        Ok((seconds, ended))
+    };
+    let mut bare = f64::INFINITY;
+    let mut ours = f64::INFINITY;
+    let mut exits = String::new();
+    // The better of two, taken in turn: other work on this machine weighs
+    // on both alike.
+    for _ in 0..2 {
+        let (seconds, _) = once(bench.bare().cores(2).run("true")?)?;
+        bare = bare.min(seconds);
+        let system = with_linux(&linux("[0, 1]"), []);
+        let (seconds, ended) = once(bench.system(system).cores(2).run("true")?)?;
+        ours = ours.min(seconds);
+        let linux = ended.report().linux()?;
+        let reasons: Vec<String> = linux
+            .reasons
+            .iter()
+            .map(|reason| format!("{} {}", reason.reason, reason.total))
+            .collect();
+        exits = format!("{} exits: {}", linux.exits.total, reasons.join(", "));
+        let sum: u64 = linux.exits.by_reason.values().sum();
+        let total = linux.exits.total;
+        ended.check(
+            sum == total && total > 0,
+            format!("exits by reason sum to {sum}, all are {total}"),
+        )?;
+    }
+    let ratio = ours / bare;
+    bench.note(format!(
+        "boot to user space: bare {bare:.1} s, Cloister {ours:.1} s, ratio {ratio:.2}\n{exits}"
+    ));
+    anyhow::ensure!(ratio <= 2.0, "ratio {ratio:.2}, expected 2 at most");
+    Ok(())
+}
+
+/// One housekeeping core and one partition: the demo for slow machines.
+pub(crate) fn beside_one(bench: &Bench) -> Result<()> {
+    let ended = bench
+        .file(paths::demo_bochs())
+        .run("echo nproc=$(nproc); uname -r")?
+        .completed()?;
+    ended.linux()?.run_status(0)?.state(LinuxState::Off)?;
+    expect(&ended, "nproc", "1")?;
+    calm(&ended)?;
+    ended
+        .partition("spin")?
+        .finished(0)?
+        .since_quiesce(0)?
+        .interrupts(0)?
+        .violations(0)?;
+    Ok(())
+}
+
+/// Two housekeeping cores and a partition that counts its exits.
+pub(crate) fn beside_two(bench: &Bench) -> Result<()> {
+    let ended = bench
+        .system(with_linux(
+            &linux("[0, 1]"),
+            [exits("exits", 2, "cpuid=3 enter=strict+populate touch=2 leave in=1")],
+        ))
+        .run("echo nproc=$(nproc); cat /proc/interrupts")?
+        .completed()?;
+    ended.linux()?.run_status(0)?.state(LinuxState::Off)?;
+    expect(&ended, "nproc", "2")?;
+    calm(&ended)?;
+    ended
+        .partition("exits")?
+        .finished(0)?
+        .says("exits: ok")?
+        .since_quiesce(0)?
+        .interrupts(0)?
+        .exits_of("cpuid", 3)?;
+    Ok(())
+}
