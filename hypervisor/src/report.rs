@@ -99,7 +99,7 @@ pub(crate) fn drain<V: Vendor>(partition: &Partition<V>) {
     let mut at = (*printed).clamp(oldest, written);
     while at < written {
         let mut piece = heapless::String::<{ PIECE * 4 }>::new();
-        let end = written.min(at + PIECE as u64);
+        let end = written.min(at.saturating_add(PIECE as u64));
         for index in at..end {
             let slot = usize::try_from(index % CONSOLE_BYTES as u64).unwrap_or(0);
             let byte = ring

@@ -132,6 +132,20 @@ unsafe fn write_at(offset: u16, value: u32) {
     }
 }
 
+/// Runs `open`, which lets a waiting interrupt in, while vectors below 32 wait:
+/// the handlers take those for exceptions (Intel SDM vol. 3, "Task and
+/// Processor Priorities").
+pub(crate) fn hold_exception_vectors(open: impl FnOnce()) {
+    const LAST_EXCEPTION: u32 = 31;
+    let priority = read(Register::TaskPriority);
+    // SAFETY: the register is put back as it was.
+    unsafe {
+        write(Register::TaskPriority, priority.max(LAST_EXCEPTION));
+        open();
+        write(Register::TaskPriority, priority);
+    }
+}
+
 /// Writes, for the guest, the register at xAPIC offset `offset` of this core's
 /// own APIC; not the ICR, which reaches other cores: see [`send_ipi`].
 pub(crate) fn write_for_guest(offset: u16, value: u32) {

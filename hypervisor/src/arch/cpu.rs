@@ -213,6 +213,14 @@ pub(crate) fn open_interrupt_window() {
     unsafe { asm!("sti", "nop", "nop", "cli", options(nostack)) };
 }
 
+/// Disarms all breakpoints of this core (Intel SDM vol. 3, "Debug Control
+/// Register (DR7)").
+pub(crate) fn disarm_breakpoints() {
+    const RESET: u64 = 0x400;
+    // SAFETY: the hypervisor has no breakpoints of its own.
+    unsafe { asm!("mov dr7, {}", in(reg) RESET, options(nomem, nostack, preserves_flags)) }
+}
+
 /// Base and limit of a descriptor table, as SGDT and SIDT store it.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, packed)]

@@ -120,6 +120,10 @@ extern "sysv64" fn handle(frame: &mut Frame) {
                 frame.rip = window[2];
             }
         }
+        // #DB: a breakpoint that a guest left armed on a processor that does
+        // not disarm it at the exit (AMD APM vol. 2, 15.6 "#VMEXIT"). The
+        // guest's own DR7 comes back at the next entry.
+        1 => cpu::disarm_breakpoints(),
         // #SX: an INIT, which `virt::svm` has redirected (AMD APM vol. 2,
         // 15.28 "Security Exception"). Nothing inside the machine sends one.
         30 => {}

@@ -132,7 +132,46 @@ fn register<V: Vendor>(core: &mut Core<V>, offset: u16, value: u32) {
         DFR => core.shared.set_logical(None, Some(value)),
         _ => {}
     }
-    hardware::write_for_guest(offset, value);
+    match own_register(offset, value, is_linux(core)) {
+        Own::Hardware => hardware::write_for_guest(offset, value),
+        Own::Shadow => {}
+        Own::Refused => report::refused(
+            core,
+            Reason::ApicWrite,
+            format_args!("apic offset {offset:#x} value {value:#x}, dropped"),
+        ),
+    }
+}
+
+/// What becomes of a write to a register of the writer's own APIC.
+enum Own {
+    Hardware,
+    /// Only the hypervisor remembers it.
+    Shadow,
+    Refused,
+}
+
+/// Nobody changes the APIC ID, by which the hypervisor reaches the core. A
+/// partition's logical ID stays out of the hardware, where it could draw
+/// Linux's device interrupts to it; and its local interrupts are vectors or
+/// NMIs: an SMI stops all cores, and the 8259's interrupts (ExtINT) are
+/// Linux's (Intel SDM vol. 3, "Local Vector Table").
+fn own_register(offset: u16, value: u32, linux: bool) -> Own {
+    const ID: u16 = Register::Id as u16;
+    const LDR: u16 = Register::LogicalDestination as u16;
+    const DFR: u16 = Register::DestinationFormat as u16;
+    const FIXED: u32 = 0;
+    const NMI: u32 = 4;
+    match offset {
+        ID => Own::Refused,
+        _ if linux => Own::Hardware,
+        LDR | DFR => Own::Shadow,
+        // TPR, EOI, SVR, ESR, ICR high; initial count, divide configuration.
+        0x80 | 0xb0 | 0xf0 | 0x280 | 0x310 | 0x380 | 0x3e0 => Own::Hardware,
+        // LVT: CMCI; timer to error.
+        0x2f0 | 0x320..=0x370 if matches!(value >> 8 & 7, FIXED | NMI) => Own::Hardware,
+        _ => Own::Refused,
+    }
 }
 
 /// Serves a write of `value` to the x2APIC ICR.
@@ -187,7 +226,13 @@ fn deliver<V: Vendor>(core: &mut Core<V>, ipi: &Ipi, number: usize) {
         }
         DeliveryMode::Init { .. } => {}
         _ => match ipi.hardware_low() {
-            Some(low) if is_self && ipi.destination == Destination::SelfOnly => {
+            // The shorthand sends vectors only (Intel SDM vol. 3, table "Valid
+            // Combinations for the Local xAPIC Interrupt Command Register").
+            Some(low)
+                if is_self
+                    && ipi.destination == Destination::SelfOnly
+                    && ipi.mode != DeliveryMode::Nmi =>
+            {
                 hardware::send_ipi(0, low | SHORTHAND_SELF);
             }
             Some(low) => hardware::send_ipi(target.apic_id(), low),

@@ -4,7 +4,7 @@ use cloister_abi::Reason;
 
 use core::sync::atomic::Ordering;
 
-use crate::arch::percpu;
+use crate::arch::{apic, percpu};
 use crate::exit::Served;
 use crate::run::Core;
 use crate::virt::{Event, Vcpu, Vendor};
@@ -16,7 +16,7 @@ pub(crate) fn serve<V: Vendor>(core: &mut Core<V>, acknowledged: Option<u8>) -> 
     let vector = acknowledged.or_else(|| {
         let this = percpu::this();
         this.keep_in_service(has_apic);
-        V::drain_interrupt();
+        apic::hold_exception_vectors(V::drain_interrupt);
         this.keep_in_service(false);
         this.take_interrupt()
     });
