@@ -44,6 +44,7 @@ extern "sysv64" fn start(information: u32) -> ! {
     // SAFETY: this core's own data, installed once.
     unsafe { percpu::install(&BOOT_CORE) };
     apic::enable_x2apic();
+    apic::mask_legacy_pics();
     BOOT_CORE.identify(apic::id());
     arch::cpu::enable_features();
     match setup::vendor() {

@@ -176,8 +176,10 @@ impl<V: Vendor> Core<V> {
     #[inline(always)]
     fn next_exit(&mut self) -> Next {
         let Exited { exit, tsc } = self.vcpu.run();
+        // Where it left: the handlers move RIP on.
+        let rip = self.vcpu.rip();
         let Served { reason, next, .. } = exit::dispatch(self, exit);
-        self.account(reason, cpu::tsc().wrapping_sub(tsc));
+        self.account(reason, rip, cpu::tsc().wrapping_sub(tsc));
         next
     }
 
@@ -189,23 +191,24 @@ impl<V: Vendor> Core<V> {
         if violation::check(self, &exit, tsc) == Next::Park {
             return Next::Park;
         }
+        let rip = self.vcpu.rip();
         let Served {
             reason,
             next,
             exempt,
         } = exit::dispatch(self, exit);
         let cycles = cpu::tsc().wrapping_sub(tsc);
-        self.account(reason, cycles);
+        self.account(reason, rip, cycles);
         if !exempt && self.dataplane.contains(Dataplane::QUIESCE) {
             self.account_quiet(reason);
         }
-        trace::record(self, reason, &exit, tsc, cycles);
+        trace::record(self, reason, &exit, rip, tsc, cycles);
         next
     }
 
     /// Counts one exit.
     #[inline(always)]
-    pub(crate) fn account(&self, reason: Reason, cycles: u64) {
+    pub(crate) fn account(&self, reason: Reason, rip: u64, cycles: u64) {
         let counter = &self.counters.reasons[reason as usize];
         add(&self.counters.total, 1);
         add(&counter.total, 1);
@@ -213,7 +216,7 @@ impl<V: Vendor> Core<V> {
         if cycles > counter.worst.load(Ordering::Relaxed) {
             counter.worst.store(cycles, Ordering::Relaxed);
         }
-        counter.last_rip.store(self.vcpu.rip(), Ordering::Relaxed);
+        counter.last_rip.store(rip, Ordering::Relaxed);
     }
 
     /// Counts one exit of a core that was to be quiet.

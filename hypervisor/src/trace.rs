@@ -14,6 +14,7 @@ pub(crate) fn record<V: Vendor>(
     core: &mut Core<V>,
     reason: Reason,
     exit: &Exit,
+    rip: u64,
     tsc: u64,
     cycles: u64,
 ) {
@@ -31,7 +32,7 @@ pub(crate) fn record<V: Vendor>(
     let mut record = TraceRecord {
         sequence: 0,
         tsc,
-        rip: core.vcpu.rip(),
+        rip,
         qualification: qualification(core, exit),
         cr3: core.vcpu.cr3(),
         cycles,

@@ -324,6 +324,16 @@ pub(crate) fn timer_armed() -> bool {
     read(Register::TimerInitialCount) != 0
 }
 
+/// Masks both legacy interrupt controllers (8259A data sheet, "Operation
+/// Command Words": OCW1). The firmware left the PIT ticking and its vectors
+/// where the exceptions are; Linux sets the controllers up by itself.
+pub(crate) fn mask_legacy_pics() {
+    for data_port in [0x21, 0xa1] {
+        // SAFETY: the mask registers only hold interrupts back.
+        unsafe { cpu::outb(data_port, 0xff) };
+    }
+}
+
 /// Masks every LVT entry and disarms the timer. `accept`: whether the APIC
 /// still takes vectors from others; switched off by software it takes only
 /// NMI, INIT and start-up IPIs (Intel SDM vol. 3, "Local APIC State After It

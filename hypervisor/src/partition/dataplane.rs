@@ -54,7 +54,8 @@ pub(crate) fn set<V: Vendor>(
     }
     if !traced_anyway {
         // The call that enters the mode ends in it.
-        trace::record(core, Reason::Hypercall, &Exit::Hypercall, cpu::tsc(), 0);
+        let rip = core.vcpu.rip();
+        trace::record(core, Reason::Hypercall, &Exit::Hypercall, rip, cpu::tsc(), 0);
     }
     (previous.bits().cast_signed(), Next::Resume)
 }

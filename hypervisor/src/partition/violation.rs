@@ -35,9 +35,10 @@ pub(crate) fn check<V: Vendor>(core: &mut Core<V>, exit: &Exit, entered: u64) ->
         return Next::Resume;
     }
     let cycles = crate::arch::cpu::tsc().wrapping_sub(entered);
-    core.account(reason, cycles);
+    let rip = core.vcpu.rip();
+    core.account(reason, rip, cycles);
     core.account_quiet(reason);
-    trace::record(core, reason, exit, entered, cycles);
+    trace::record(core, reason, exit, rip, entered, cycles);
     if partition
         .life
         .change(PartitionState::Running, PartitionState::Violated)

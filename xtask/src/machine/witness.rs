@@ -131,9 +131,7 @@ impl Witness {
                     let path = folder.join(format!("exits{thread}"));
                     // A thread that logged nothing has no file.
                     let text = fs::read_to_string(&path).unwrap_or_default();
-                    for line in text.lines().filter(|line| line.starts_with("vmexit(")) {
-                        let exit = qemu_line(line)
-                            .with_context(|| format!("{}: {line:?}", path.display()))?;
+                    for exit in qemu_log(&text).with_context(|| format!("core {core}"))? {
                         testimony.add(*core, exit);
                     }
                 }
@@ -150,6 +148,34 @@ fn core_of_thread(name: &str) -> Option<u32> {
         .strip_suffix("/TCG")?
         .parse()
         .ok()
+}
+
+/// The exits in the log of one core. Each follows an entry, so that none can
+/// be overlooked.
+fn qemu_log(text: &str) -> Result<Vec<OutsideExit>> {
+    let mut exits = Vec::new();
+    let mut entries = 0;
+    for line in text.lines() {
+        if line.starts_with("vmrun!") {
+            entries += 1;
+        } else if let Some(at) = line.find("vmexit(") {
+            // What an entry injects stands before it on the same line.
+            let message = line.get(at..).unwrap_or_default();
+            exits.push(qemu_line(message).with_context(|| format!("{line:?}"))?);
+            ensure!(
+                exits.len() == entries,
+                "{} exits after {entries} entries at {line:?}",
+                exits.len()
+            );
+        }
+    }
+    // The core may be in its guest at the end.
+    ensure!(
+        entries <= exits.len() + 1,
+        "{entries} entries and {} exits",
+        exits.len()
+    );
+    Ok(exits)
 }
 
 /// `vmexit(00000400, 0000000200000006, 0000000000002000, 0000000000102000)!`
@@ -218,6 +244,20 @@ mod tests {
         assert_eq!((exit.qualification, exit.tick), (0x81, Some(139_725_930)));
         let other = "00139725930e[CPU1  ] VMEXIT: EPT violation for guest paddr 0x2000";
         assert_eq!(bochs_line(other), None);
+    }
+
+    #[test]
+    fn every_entry_of_qemu_has_its_exit() {
+        let exit = "vmexit(00000072, 0000000000000000, 0000000000000000, 00000000001034c2)!\n";
+        let good = format!("vmrun! 3de40000\n{exit}vmrun! 3de40000\nInjecting(0x800): EXEPT{exit}");
+        assert_eq!(qemu_log(&good).unwrap().len(), 2);
+        assert_eq!(
+            qemu_log(&format!("{good}vmrun! 3de40000\n")).unwrap().len(),
+            2
+        );
+        let (_, without_entry) = good.split_once('\n').unwrap();
+        assert!(qemu_log(without_entry).is_err());
+        assert!(qemu_log("vmrun! 1\nvmrun! 1\n").is_err());
     }
 
     #[test]
