@@ -10,6 +10,7 @@ mod ends;
 mod linux;
 mod manifests;
 mod strict;
+mod witness;
 
 use std::process::ExitCode;
 
@@ -78,6 +79,9 @@ const CASES: &[Case] = &[
     light("cores-violate-as-one", cores::end_as_one),
     light("cores-restart-as-one", cores::restart_as_one),
     light("partition-ends", ends::partitions),
+    light("outside-witness-agrees", witness::agrees),
+    light("outside-witness-sees-none", witness::sees_none),
+    light("outside-witness-exit-for-exit", witness::exit_for_exit),
     light("bad-manifest-blob", manifests::broken_blob),
     light("forged-manifest-blob", manifests::forged_blob),
     light("bad-manifest-for-machine", manifests::machine),

@@ -1,6 +1,7 @@
 //! A run that is over.
 
 use anyhow::{Context, Error, Result, anyhow};
+use xtask::machine::Testimony;
 use xtask::report::{self, Report};
 use xtask::{Finished, Outcome};
 
@@ -37,6 +38,15 @@ impl Ended {
     #[must_use]
     pub fn hypervisor_console(&self) -> &str {
         &self.run.hypervisor_console
+    }
+
+    /// What the outside witness saw.
+    ///
+    /// # Errors
+    /// [`crate::System::witness`] was not asked for.
+    pub fn testimony(&self) -> Result<&Testimony> {
+        let testimony = self.run.testimony.as_ref();
+        testimony.context("the run had no outside witness: ask System::witness")
     }
 
     /// `message`, with the last lines of each console and the report's table.

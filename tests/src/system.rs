@@ -39,6 +39,7 @@ enum Setting {
     WithoutModule(String),
     ManifestBlob(Vec<u8>),
     MachineArgument(String),
+    Witness,
 }
 
 /// The system whose file would have this text: TOML, or what
@@ -150,6 +151,13 @@ impl System {
         self.with(Setting::MachineArgument(argument.into()))
     }
 
+    /// Lets the machine itself write down every VM exit, for
+    /// [`Ended::testimony`]. Under QEMU only with [`Accel::Tcg`].
+    #[must_use]
+    pub fn witness(self) -> Self {
+        self.with(Setting::Witness)
+    }
+
     /// Boots, runs `command` in Linux with `sh -c`, powers off.
     ///
     /// # Errors
@@ -245,5 +253,6 @@ fn apply(run: Run, setting: Setting) -> Run {
         Setting::WithoutModule(name) => run.without_module(&name),
         Setting::ManifestBlob(bytes) => run.manifest_blob(bytes),
         Setting::MachineArgument(argument) => run.machine_argument(argument),
+        Setting::Witness => run.witness(true),
     }
 }
