@@ -114,3 +114,63 @@ pub(crate) fn debug_overflow(bench: &Bench) -> Result<()> {
     ended.check(holds, message)?;
     Ok(())
 }
+
+/// What a dataplane core must not have: interrupts that exit, virtual
+/// interrupts, posted ones, a virtual APIC.
+const FORBIDDEN_AMD: &[(&str, u64)] = &[
+    ("INTERCEPT_INTR", 1),
+    ("AVIC_ENABLE", 1),
+    ("V_IRQ", 1),
+    ("V_INTR_MASKING", 1),
+];
+
+/// Bits of the control words (Intel SDM vol. 3, "VM-Execution Control
+/// Fields"): external-interrupt exiting, process posted interrupts;
+/// interrupt-window exiting, use TPR shadow; virtualize APIC accesses,
+/// virtualize x2APIC mode, APIC-register virtualization, virtual-interrupt
+/// delivery; acknowledge interrupt on exit.
+const FORBIDDEN_INTEL: &[(&str, u64)] = &[
+    ("pin-based", 1 << 0 | 1 << 7),
+    ("primary processor-based", 1 << 2 | 1 << 21),
+    ("secondary processor-based", 1 << 0 | 1 << 4 | 1 << 8 | 1 << 9),
+    ("exit", 1 << 15),
+];
+
+/// NP_ENABLE; secondary controls: enable EPT, enable VPID, unrestricted guest.
+const REQUIRED_AMD: &[(&str, u64)] = &[("NP_ENABLE", 1)];
+const REQUIRED_INTEL: &[(&str, u64)] =
+    &[("secondary processor-based", 1 << 1 | 1 << 5 | 1 << 7)];
+
+/// The control words of dataplane cores: no posted interrupts, no APICv or
+/// AVIC, no exits for external interrupts; nested paging on.
+pub(crate) fn control_words(bench: &Bench) -> Result<()> {
+    let ended = bench
+        .system(partitions([
+            exits("plain", 0, "cpuid=1"),
+            exits("strict", 1, "enter=strict+populate leave"),
+            exits("apic", 2, "cpuid=1").key("apic = true"),
+        ]))
+        .run_to_end()?
+        .completed()?;
+    let forbidden = bench.choose(FORBIDDEN_AMD, FORBIDDEN_INTEL);
+    let required = bench.choose(REQUIRED_AMD, REQUIRED_INTEL);
+    for core in 0..3 {
+        for &(name, bits) in forbidden {
+            let word = ended.control(core, name)?;
+            if word & bits != 0 {
+                return Err(ended.failure(format!(
+                    "core {core}: {name} is {word:#x}, which has some of {bits:#x}"
+                )));
+            }
+        }
+        for &(name, bits) in required {
+            let word = ended.control(core, name)?;
+            if word & bits != bits {
+                return Err(ended.failure(format!(
+                    "core {core}: {name} is {word:#x}, which lacks some of {bits:#x}"
+                )));
+            }
+        }
+    }
+    Ok(())
+}

@@ -161,7 +161,7 @@ pub(crate) fn peeks(bench: &Bench) -> Result<()> {
         echo -n aaaaaaaa | dd of=/dev/cpu/0/msr bs=8 count=1 oflag=seek_bytes seek=$(({DENIED})) \
             2>/tmp/e; echo wrmsr=$?
         grep -o 'Input/output error' /tmp/e
-        dd if=/dev/cpu/1/msr bs=8 count=1 iflag=skip_bytes skip=$((0x480)) of=/tmp/v 2>/tmp/e
+        dd if=/dev/cpu/1/msr bs=8 count=1 iflag=skip_bytes skip=$((0x40000000)) of=/tmp/v 2>/tmp/e
         echo rdmsr=$?
         echo alive=$(nproc)
         sleep 2
@@ -201,16 +201,16 @@ pub(crate) fn peeks(bench: &Bench) -> Result<()> {
         .since_quiesce(0)?;
     let region = ended.linux_value("region")?;
     for (reason, words) in [
-        ("nested-page-fault", region.trim_start_matches("0x")),
+        ("nested-page-fault", region.trim_start_matches(['0', 'x'])),
         ("wrmsr", DENIED),
-        ("rdmsr", "0x480"),
+        ("rdmsr", "0x40000000"),
         // Linux probes for a second serial port: the hypervisor's console.
         ("port-in", "port 0x2f"),
     ] {
         let found = ended.report().refused.iter().any(|refused| {
             refused.owner == "linux"
                 && refused.reason == reason
-                && refused.detail.contains(words.trim_start_matches('0'))
+                && refused.detail.contains(words)
         });
         if !found {
             return Err(ended.failure(format!("no refused {reason} {words}")));

@@ -68,6 +68,7 @@ const CASES: &[Case] = &[
     light("on-violation-report", strict::report_and_go_on),
     light("on-violation-restart", strict::restart),
     light("set-dataplane-errors", dataplane::errors),
+    light("control-words", dataplane::control_words),
     light("debug-traces-each-exit", dataplane::debug_traces),
     light("debug-ring-keeps-the-last", dataplane::debug_overflow),
     light("quiesce-busy", apic::busy),
