@@ -4,7 +4,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use cloister_abi::record::{self, Record};
-use cloister_abi::shared::{CONSOLE_BYTES, ConsoleRing};
+use cloister_abi::shared::CONSOLE_BYTES;
 use cloister_abi::{LinuxState, Reason};
 
 use crate::arch::console::{self, Console};
@@ -91,9 +91,7 @@ fn print_refused<V: Vendor>(core: &Core<V>, reason: Reason, detail: impl fmt::Di
 pub(crate) fn drain<V: Vendor>(partition: &Partition<V>) {
     const PIECE: usize = 256;
     let mut printed = partition.life.printed.lock();
-    // SAFETY: the ring is made of atomics, in memory that is the hypervisor's
-    // for ever; nothing in it is trusted.
-    let ring = unsafe { &*(partition.console as *const ConsoleRing) };
+    let ring = partition.console;
     let written = ring.written.load(Ordering::Acquire);
     let oldest = written.saturating_sub(CONSOLE_BYTES as u64);
     let mut at = (*printed).clamp(oldest, written);

@@ -11,12 +11,12 @@ use crate::arch::percpu::{self, PerCpu};
 use crate::arch::{apic, cpu, extended};
 use crate::cores::{self, CoreShared, Request};
 use crate::exit::{self, Next, Served};
-use crate::guest::Guest;
+use crate::virt::guest::Guest;
 use crate::partition::{Partition, life, load, violation};
 use crate::report;
 use crate::system::System;
 use crate::trace;
-use crate::virt::{Exited, GuestKind, Vcpu, VcpuConfig, Vendor};
+use crate::virt::{Exited, GuestKind, Vcpu, VcpuConfig, Vendor, make_vcpu};
 
 /// Everything a core has at hand while it serves its guest.
 pub(crate) struct Core<V: Vendor> {
@@ -43,9 +43,10 @@ pub(crate) struct Core<V: Vendor> {
 }
 
 /// Where every core goes once the system is built: boot core and others alike.
-pub(crate) fn enter<V: Vendor>(system: usize, data: &'static PerCpu) -> ! {
-    // SAFETY: `main` passes the address of the system, which lives for ever.
-    let system: &'static System<V> = unsafe { &*(system as *const System<V>) };
+pub(crate) extern "sysv64" fn enter<V: Vendor>(
+    system: &'static System<V>,
+    data: &'static PerCpu,
+) -> ! {
     let number = data.core() as usize;
     let partition = system.partition_of(number);
     let linux = system
@@ -82,18 +83,16 @@ fn build<V: Vendor>(
         let _ = core::fmt::write(&mut text, format_args!("{error}"));
         text
     };
-    V::check().map_err(|error| say(&error))?;
-    // SAFETY: checked just now, once per core, before its only vCPU is made.
-    unsafe { V::enable(system.pool) }.map_err(|error| say(&error))?;
-    let config = VcpuConfig {
+    let config: VcpuConfig<'_, V> = VcpuConfig {
         nested_root: guest.nested_root(),
         asid: guest.asid,
         permissions: &guest.permissions,
         kind: guest.kind,
     };
-    let vcpu = V::Vcpu::new(&config, system.pool).map_err(|error| say(&error))?;
-    if partition.is_some_and(|partition| !partition.config.apic) {
-        apic::silence(false);
+    let vcpu = make_vcpu(&config, system.pool).map_err(|error| say(&error))?;
+    if let Some(partition) = partition {
+        // Also what the firmware left open for the boot core (LINT0).
+        apic::silence(partition.config.apic);
     }
     let shared = cores::core(number);
     let counters = shared.counters().ok_or_else(|| say(&"no counters"))?;

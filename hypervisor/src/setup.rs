@@ -2,10 +2,11 @@
 
 use core::fmt::Display;
 
+use cloister_abi::{LinuxState, MAX_PARTITIONS, PartitionState};
 use cloister_core::acpi::{Fadt, sleep_type};
 use cloister_core::bzimage::Kernel;
 use cloister_core::memory::{
-    FirmwareRange, LinuxNeed, Module, PartitionNeed, Plan, PlanInput, Range, kind, plan as make,
+    FirmwareRange, LinuxNeed, Module, PartitionNeed, PlanInput, Range, kind, plan,
 };
 use cloister_core::policy::io::IoFacts;
 use cloister_manifest::{MANIFEST_MODULE, Machine, Manifest, PortRange};
@@ -13,18 +14,22 @@ use heapless::{String, Vec};
 use raw_cpuid::CpuId;
 use spin::{Mutex, Once};
 
-use crate::arch::memory::{FramePool, PAGE};
-use crate::arch::{console, cpu, paging, percpu};
+use crate::arch::memory::{Block, PAGE};
+use crate::arch::{console, cpu, paging};
 use crate::boot::acpi::{Firmware, dsdt};
+use crate::boot::claim::{Claimed, claim};
 use crate::boot::info::{BootInfo, MAX_MODULES};
+use crate::boot::smp;
 use crate::boot::topology::smt_siblings;
-use crate::boot::{ap, smp};
 use crate::cores;
 use crate::partition::linux::{self, Linux, Source};
 use crate::partition::load;
 use crate::report;
 use crate::system::System;
 use crate::virt::Vendor;
+
+/// ASIDs or VPIDs: 0 is the hypervisor's, 1 Linux's.
+const FIRST_PARTITION_ASID: u16 = 2;
 
 /// A complaint that stops the boot.
 pub(crate) type Complaint = String<320>;
@@ -82,8 +87,7 @@ pub(crate) fn manifest(info: &BootInfo) -> Result<&'static Manifest, Complaint> 
             "GRUB loaded no module called \"{MANIFEST_MODULE}\", the compiled system file"
         ))
     })?;
-    // SAFETY: modules are where GRUB put them until the plan hands memory out.
-    let blob = unsafe { module.bytes() };
+    let blob = module.bytes();
     let mut manifest = MANIFEST.lock();
     cloister_manifest::decode_into(&mut manifest, blob)
         .map_err(|error| complaint(format_args!("module \"{MANIFEST_MODULE}\": {error}")))?;
@@ -114,14 +118,12 @@ fn is_program(manifest: &Manifest, name: &str) -> bool {
 fn kernel<'a>(info: &BootInfo, config: &cloister_manifest::Linux) -> Result<Kernel<'a>, Complaint> {
     let missing = || complaint(format_args!("linux.kernel: no such module"));
     let module = info.module(&config.kernel).ok_or_else(missing)?;
-    // SAFETY: the plan keeps modules where they are until Linux runs.
-    let file = unsafe { module.bytes() };
-    Kernel::parse(file)
+    Kernel::parse(module.bytes())
         .map_err(|error| complaint(format_args!("linux.kernel \"{}\": {error}", config.kernel)))
 }
 
-/// Who gets which memory.
-pub(crate) fn plan(info: &BootInfo, manifest: &Manifest) -> Result<Plan, Complaint> {
+/// Plans who gets which memory, and hands it out.
+pub(crate) fn memory(info: &BootInfo, manifest: &Manifest) -> Result<Claimed, Complaint> {
     let firmware: Vec<FirmwareRange, 128> = info
         .regions
         .iter()
@@ -140,7 +142,7 @@ pub(crate) fn plan(info: &BootInfo, manifest: &Manifest) -> Result<Plan, Complai
             keep: is_program(manifest, &module.name),
         })
         .collect();
-    let needs: Vec<PartitionNeed<'_>, { cloister_abi::MAX_PARTITIONS }> = manifest
+    let needs: Vec<PartitionNeed<'_>, { MAX_PARTITIONS }> = manifest
         .partitions
         .iter()
         .map(|partition| PartitionNeed {
@@ -168,15 +170,8 @@ pub(crate) fn plan(info: &BootInfo, manifest: &Manifest) -> Result<Plan, Complai
         partitions: &needs,
         linux,
     };
-    make(&input).map_err(|error| complaint(format_args!("memory: {error}")))
-}
-
-/// The hypervisor's pool.
-pub(crate) fn pool(plan: &Plan) -> &'static FramePool {
-    static POOL: Once<FramePool> = Once::new();
-    // SAFETY: the plan gave the range to the hypervisor alone; the boot tables
-    // map the low 4 GiB, and the plan prefers those.
-    POOL.call_once(|| unsafe { FramePool::new(plan.pool) })
+    let plan = plan(&input).map_err(|error| complaint(format_args!("memory: {error}")))?;
+    claim(plan).ok_or_else(|| complaint(format_args!("memory has been handed out before")))
 }
 
 /// Whether this processor has 1 GiB pages.
@@ -212,54 +207,28 @@ fn top(info: &BootInfo) -> u64 {
         .unwrap_or(0)
 }
 
-/// Builds the hypervisor's own page tables.
-pub(crate) fn own_tables(info: &BootInfo, plan: &Plan, pool: &FramePool) -> Result<(), Complaint> {
-    if plan.pool.end > 1 << 32 {
+/// Builds the hypervisor's own page tables, and enters them.
+pub(crate) fn own_tables(info: &BootInfo, memory: &Claimed) -> Result<(), Complaint> {
+    if memory.pool_range.end > 1 << 32 {
         return Err(complaint(format_args!(
             "hypervisor.memory: no {} bytes in one piece below 4 GiB",
-            plan.pool.len()
+            memory.pool_range.len()
         )));
     }
-    paging::build(pool, ram(info).into_iter(), gib_pages()).map_err(|_| {
+    paging::build(memory.pool, ram(info).into_iter(), gib_pages()).map_err(|_| {
         complaint(format_args!(
             "hypervisor.memory is too small for its own page tables"
         ))
     })
 }
 
-/// Starts every core, and gives each its counters. Returns how many there are.
-pub(crate) fn start_cores(
-    firmware: &Firmware,
-    plan: &Plan,
-    pool: &'static FramePool,
-) -> Result<usize, Complaint> {
-    const COUNTERS: u64 = size_of::<cloister_abi::CoreCounters>() as u64 / PAGE;
-    const RING: u64 = size_of::<cloister_abi::trace::TraceRing>() as u64 / PAGE;
-    let no_memory = || complaint(format_args!("hypervisor.memory is too small for the cores"));
-    // SAFETY: the plan set the page aside.
-    unsafe { ap::place(plan.trampoline.start) };
-    for (number, core) in firmware.cores.iter().enumerate() {
-        let counters = pool.pages(COUNTERS, PAGE).ok_or_else(no_memory)?;
-        // SAFETY: made of atomic integers, for which zero is valid.
-        let counters: &'static cloister_abi::CoreCounters = unsafe { counters.leak() };
-        counters
-            .core
-            .store(number as u64, core::sync::atomic::Ordering::Relaxed);
-        let ring = pool.pages(RING, PAGE).ok_or_else(no_memory)?;
-        cores::core(number).set_up(core.apic_id, counters, ring.address() as *mut _);
-        if core.apic_id == percpu::this().apic_id() {
-            continue;
-        }
-        let id = u32::try_from(number).unwrap_or(u32::MAX);
-        // SAFETY: the trampoline is in place, and nobody has started the core.
-        unsafe { smp::start(pool, plan.trampoline.start, id, core.apic_id) }.map_err(|error| {
-            complaint(format_args!(
-                "core {number} (APIC ID {}): {error}",
-                core.apic_id
-            ))
-        })?;
-    }
-    Ok(firmware.cores.len())
+/// Starts every core.
+pub(crate) fn start_cores(firmware: &Firmware, memory: &Claimed) -> Result<(), Complaint> {
+    smp::start_all(&firmware.cores, &memory.trampoline, memory.pool).map_err(
+        |(number, apic_id, error)| {
+            complaint(format_args!("core {number} (APIC ID {apic_id}): {error}"))
+        },
+    )
 }
 
 /// Ports that the firmware names for the whole machine's power management.
@@ -301,45 +270,39 @@ pub(crate) fn system<V: Vendor>(
     info: &BootInfo,
     manifest: &'static Manifest,
     firmware: &'static Firmware,
-    plan: &Plan,
-    pool: &'static FramePool,
-    cores: usize,
+    memory: &mut Claimed,
 ) -> Result<&'static System<V>, Complaint> {
     let no_memory = || {
         complaint(format_args!(
             "hypervisor.memory is too small for the guests"
         ))
     };
+    let pool = memory.pool;
     let pages = (size_of::<System<V>>() as u64).div_ceil(PAGE);
-    let place = pool.pages(pages, PAGE).ok_or_else(no_memory)?.address() as *mut System<V>;
+    let place = pool.pages(pages, PAGE).ok_or_else(no_memory)?;
     let gib_pages = V::nested_gib_pages(gib_pages());
+    let foreign: Vec<Range, { MAX_PARTITIONS + MAX_MODULES + 2 }> =
+        foreign(info, manifest, memory).collect();
     let mut partitions = Vec::new();
-    for (number, config) in (2..).zip(&manifest.partitions) {
+    let blocks = core::mem::take(&mut memory.partitions);
+    for ((asid, config), block) in (FIRST_PARTITION_ASID..).zip(&manifest.partitions).zip(blocks) {
         let fail =
             |error: &dyn Display| complaint(format_args!("partition \"{}\": {error}", config.name));
         let module = info
             .module(&config.program)
             .ok_or_else(|| fail(&"its program is missing"))?;
-        // SAFETY: the plan keeps programs where they are, for good.
-        let image = unsafe { module.bytes() };
-        let index = usize::from(number - 2_u16);
-        let block = *plan
-            .partitions
-            .get(index)
-            .ok_or_else(|| fail(&"no memory was planned"))?;
-        let partition = load::create::<V>(config, number, block, image, pool, gib_pages)
+        let image = module.bytes();
+        let partition = load::create::<V>(config, asid, block, image, pool, gib_pages)
             .map_err(|error| fail(&error))?;
         if config.autostart {
-            partition
-                .life
-                .set_state(cloister_abi::PartitionState::Running);
+            partition.life.set_state(PartitionState::Running);
         }
         let _ = partitions.push(partition);
     }
     let linux = match &manifest.linux {
         Some(config) => {
-            let linux = linux_guest::<V>(info, manifest, config, firmware, plan, pool)?;
-            linux.set_state(cloister_abi::LinuxState::Running);
+            let linux = linux_guest::<V>(info, config, firmware, memory, &foreign)?;
+            linux.set_state(LinuxState::Running);
             Some(linux)
         }
         None => None,
@@ -353,7 +316,7 @@ pub(crate) fn system<V: Vendor>(
         pool,
         linux,
         partitions,
-        cores,
+        cores: firmware.cores.len(),
         io: io.unwrap_or_default(),
     };
     if let Some(linux) = &mut system.linux {
@@ -365,28 +328,35 @@ pub(crate) fn system<V: Vendor>(
             .flat_map(|range| range.iter());
         linux::permit(&mut linux.guest, foreign.chain(system.io.ports()));
     }
-    // SAFETY: the pages are ours, large enough and aligned.
-    unsafe {
-        place.write(system);
-        Ok(&*place)
-    }
+    place.place(system).map(|system| &*system).ok_or_else(no_memory)
+}
+
+/// Everything that is not Linux's.
+fn foreign(
+    info: &BootInfo,
+    manifest: &Manifest,
+    memory: &Claimed,
+) -> impl Iterator<Item = Range> {
+    let kept = info
+        .modules
+        .iter()
+        .filter(|module| is_program(manifest, &module.name))
+        .map(|module| module.range);
+    let blocks = memory.partitions.iter().map(Block::range);
+    [paging::image(), memory.pool_range]
+        .into_iter()
+        .chain(blocks)
+        .chain(kept)
 }
 
 fn linux_guest<V: Vendor>(
     info: &BootInfo,
-    manifest: &Manifest,
     config: &'static cloister_manifest::Linux,
     firmware: &Firmware,
-    plan: &Plan,
-    pool: &'static FramePool,
+    memory: &Claimed,
+    foreign: &[Range],
 ) -> Result<Linux<V>, Complaint> {
     let initrd = config.initrd.as_ref().and_then(|name| info.module(name));
-    let kept: Vec<Range, MAX_MODULES> = info
-        .modules
-        .iter()
-        .filter(|module| is_program(manifest, &module.name))
-        .map(|module| module.range)
-        .collect();
     let apic_ids: Vec<u32, { cloister_abi::MAX_CORES }> = config
         .cpus
         .iter()
@@ -394,15 +364,14 @@ fn linux_guest<V: Vendor>(
         .collect();
     let source = Source {
         config,
-        plan,
+        memory,
         firmware,
         kernel: kernel(info, config)?,
         initrd: initrd.map(|module| module.range),
-        image: paging::image(),
-        kept: &kept,
+        foreign,
         apic_ids: &apic_ids,
         top: top(info),
         gib_pages: V::nested_gib_pages(gib_pages()),
     };
-    Linux::create(&source, pool).map_err(|error| complaint(format_args!("{error}")))
+    Linux::create(&source).map_err(|error| complaint(format_args!("{error}")))
 }

@@ -17,7 +17,7 @@
 //! program loads one. A local APIC that is the partition's is switched on, with
 //! every LVT entry masked and nothing pending.
 
-use core::sync::atomic::{AtomicU8, AtomicU64};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
 /// Lowest address at which a program may have a segment.
 pub const PROGRAM_BASE: u64 = 0x10_0000;
@@ -51,7 +51,7 @@ pub struct PartitionInfo {
     /// 0: hypercalls by VMCALL (Intel). 1: by VMMCALL (AMD).
     pub vendor: u32,
     /// How often this partition was restarted.
-    pub restarts: u32,
+    pub restarts: AtomicU32,
     /// Length of `name`, bytes.
     pub name_len: u32,
     /// Length of `args`, bytes.

@@ -130,7 +130,7 @@ pub(crate) fn image() -> Range {
     }
 }
 
-/// Builds the tables: everything below `top` at its own address, RAM
+/// Builds the tables, and switches this core to them: everything below `top` at its own address, RAM
 /// write-back, the rest uncached, the image by segment.
 ///
 /// # Errors
@@ -210,6 +210,8 @@ pub(crate) fn build(
     let stack = &raw const cloister_boot_stack as u64;
     note_stack(stack, stack + crate::boot::BOOT_STACK as u64);
     *TABLES.lock() = Some(builder);
+    // SAFETY: they are complete.
+    unsafe { enter() };
     Ok(())
 }
 

@@ -25,6 +25,8 @@ pub(crate) struct PerCpu {
     apic_id: AtomicU32,
     /// Set by the core itself once it runs on its own stack and tables.
     online: AtomicBool,
+    /// Virtualisation is on, or about to be.
+    virtualised: AtomicBool,
     /// GDT, TSS and the stacks that the TSS names.
     pub(crate) tables: tables::CoreTables,
 }
@@ -43,6 +45,7 @@ impl PerCpu {
             core: AtomicU32::new(core),
             apic_id: AtomicU32::new(apic_id),
             online: AtomicBool::new(false),
+            virtualised: AtomicBool::new(false),
             tables: tables::CoreTables::new(),
         }
     }
@@ -70,6 +73,11 @@ impl PerCpu {
     /// The core says that it has started.
     pub(crate) fn set_online(&self) {
         self.online.store(true, Ordering::Release);
+    }
+
+    /// Whether this is the first call: the core turns virtualisation on once.
+    pub(crate) fn begin_virtualisation(&self) -> bool {
+        !self.virtualised.swap(true, Ordering::Relaxed)
     }
 
     /// Called by the interrupt handler. Says whether to leave it in service.

@@ -60,16 +60,14 @@ impl Firmware {
     ///
     /// # Errors
     /// Says which table is missing or broken.
-    ///
-    /// # Safety
-    /// `info` is the firmware's own, and the first 4 GiB are mapped.
-    pub(crate) unsafe fn read(info: &BootInfo, boot_apic_id: u32) -> Result<Self, &'static str> {
+    pub(crate) fn read(info: &BootInfo, boot_apic_id: u32) -> Result<Self, &'static str> {
         let (revision, root) = info
             .acpi_root
             .ok_or("the boot loader found no ACPI RSDP; Cloister needs ACPI")?;
         let last = Cell::new(0);
         let root = usize::try_from(root).map_err(|_| "the ACPI root table is out of reach")?;
-        // SAFETY: the loader vouches for the root table's address.
+        // SAFETY: the boot loader vouches for the root table's address, and the
+        // first 4 GiB are mapped.
         let tables = unsafe { AcpiTables::from_rsdt(Identity { last: &last }, revision, root) }
             .map_err(|_| "the ACPI root table is damaged (signature or checksum)")?;
         let mut firmware = Self {

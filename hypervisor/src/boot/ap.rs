@@ -81,26 +81,16 @@ unsafe extern "C" {
     static cloister_trampoline_end: u8;
 }
 
-/// The trampoline's code.
-fn code() -> &'static [u8] {
+/// The trampoline's code, much shorter than a page.
+pub(super) fn code() -> &'static [u8] {
     let start = &raw const cloister_trampoline;
     let end = &raw const cloister_trampoline_end;
     // SAFETY: the two symbols bound the code, which the linker placed.
     unsafe { core::slice::from_raw_parts(start, end as usize - start as usize) }
 }
 
-/// Copies the trampoline to `page`.
-///
-/// # Safety
-/// `page` is a free 4 KiB page below 640 KiB, mapped for writing.
-pub(crate) unsafe fn place(page: u64) {
-    let code = code();
-    // SAFETY: the caller gives us the page, and the code is far shorter.
-    unsafe { core::ptr::copy_nonoverlapping(code.as_ptr(), page as *mut u8, code.len()) };
-}
-
 /// Sets stack and data of the next core to start.
-pub(crate) fn prepare(stack_top: u64, data: &'static PerCpu) {
+pub(super) fn prepare(stack_top: u64, data: &'static PerCpu) {
     MAILBOX.stack_top.store(stack_top, Ordering::SeqCst);
     MAILBOX
         .data

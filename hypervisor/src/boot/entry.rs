@@ -1,5 +1,5 @@
 //! The Multiboot2 header and the way from 32-bit protected mode to
-//! [`crate::start`] (Multiboot2 specification, section 3.3 "I386 machine
+//! [`crate::boot::first`] (Multiboot2 specification, section 3.3 "I386 machine
 //! state"; Intel SDM vol. 3, "Initializing IA-32e Mode").
 //!
 //! The tables built here map the first 4 GiB with 2 MiB pages, all rights.
@@ -170,5 +170,5 @@ long_mode:
 .text
 "#,
     stack = const BOOT_STACK,
-    start = sym crate::start,
+    start = sym crate::boot::first,
 );

@@ -26,23 +26,25 @@ pub(crate) struct Module {
     /// First word of its command line.
     pub(crate) name: String<MAX_MODULE_NAME>,
     pub(crate) range: Range,
+    /// Modules come from GRUB alone.
+    _from_grub: (),
 }
 
 impl Module {
-    /// Its contents.
-    ///
-    /// # Safety
-    /// Its memory has not been given to anybody else yet.
-    pub(crate) unsafe fn bytes(&self) -> &'static [u8] {
+    /// Its contents. The memory plan leaves modules where they are: programs
+    /// for good, all others until Linux runs, and then nobody has a
+    /// [`BootInfo`] any more.
+    pub(crate) fn bytes(&self) -> &'static [u8] {
         let length = usize::try_from(self.range.len()).unwrap_or(0);
-        // SAFETY: GRUB put the file there, and nobody has taken the memory.
+        // SAFETY: GRUB put the file there; only `BootInfo::read` makes a
+        // `Module`, and nobody is given its memory, as said above.
         unsafe { core::slice::from_raw_parts(self.range.start as *const u8, length) }
     }
 }
 
 /// The parts of the boot information that Cloister uses, copied out of memory
 /// that is about to change hands.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct BootInfo {
     pub(crate) command_line: String<256>,
     pub(crate) regions: Vec<Region, MAX_REGIONS>,
@@ -69,7 +71,13 @@ impl BootInfo {
         // SAFETY: the caller's promise.
         let source = unsafe { BootInformation::load(header) }
             .map_err(|_| "the Multiboot2 information is damaged: no valid sequence of tags")?;
-        let mut info = Self::default();
+        let mut info = Self {
+            command_line: String::new(),
+            regions: Vec::new(),
+            modules: Vec::new(),
+            acpi_root: None,
+            oem_id: [b' '; 6],
+        };
         if let Some(Ok(line)) = source.command_line_tag().map(|tag| tag.cmdline()) {
             let _ = info.command_line.push_str(line);
         }
@@ -100,6 +108,7 @@ impl BootInfo {
             let module = Module {
                 name,
                 range: Range { start, end },
+                _from_grub: (),
             };
             info.modules
                 .push(module)

@@ -4,20 +4,59 @@
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::arch::memory::{FramePool, PAGE};
+use cloister_abi::CoreCounters;
+use cloister_abi::trace::TraceRing;
+use cloister_core::acpi::MadtCore;
+
+use crate::arch::memory::{Block, Frame, FramePool, PAGE};
 use crate::arch::percpu::{self, PerCpu};
 use crate::arch::{apic, cpu, paging};
 use crate::boot::ap;
+use crate::cores;
+
+const NO_MEMORY: &str = "hypervisor.memory is too small for its stack and counters";
 
 /// Pages of each core's stack, without the guard page below it.
 const STACK_PAGES: u64 = 16;
 
-/// What cores run once all of them have started.
+/// What cores run once all of them have started: a function and its argument.
 static ENTRY: AtomicUsize = AtomicUsize::new(0);
 static ARGUMENT: AtomicUsize = AtomicUsize::new(0);
 
-/// Type of what cores run: the argument that was given to [`release`].
-pub(crate) type Entry = fn(usize, &'static PerCpu) -> !;
+/// What cores run: they share `T`.
+pub(crate) type Entry<T> = extern "sysv64" fn(&'static T, &'static PerCpu) -> !;
+
+/// Starts every core of `cores` but the one that runs this, each with its
+/// counters.
+///
+/// # Errors
+/// The number and APIC ID of the core that did not start, and why.
+pub(crate) fn start_all(
+    cores: &[MadtCore],
+    trampoline: &Block,
+    pool: &'static FramePool,
+) -> Result<(), (usize, u32, &'static str)> {
+    const COUNTERS: u64 = size_of::<CoreCounters>() as u64 / PAGE;
+    const RING: u64 = size_of::<TraceRing>() as u64 / PAGE;
+    trampoline.write(0, ap::code());
+    for (number, core) in cores.iter().enumerate() {
+        let fail = |why| (number, core.apic_id, why);
+        let counters: Option<&'static mut CoreCounters> =
+            pool.pages(COUNTERS, PAGE).and_then(Frame::zeroed);
+        let counters = counters.ok_or(fail(NO_MEMORY))?;
+        counters.core.store(number as u64, Ordering::Relaxed);
+        let ring = pool.pages(RING, PAGE).ok_or(fail(NO_MEMORY))?;
+        cores::core(number).set_up(core.apic_id, counters, ring.address() as *mut _);
+        if core.apic_id == percpu::this().apic_id() {
+            continue;
+        }
+        let id = u32::try_from(number).unwrap_or(u32::MAX);
+        let page = trampoline.range().start;
+        // SAFETY: the trampoline is in place, and nobody has started the core.
+        unsafe { start(pool, page, id, core.apic_id) }.map_err(fail)?;
+    }
+    Ok(())
+}
 
 /// Starts the core with number `core` and APIC ID `apic_id`.
 ///
@@ -27,22 +66,16 @@ pub(crate) type Entry = fn(usize, &'static PerCpu) -> !;
 /// # Safety
 /// The trampoline is in place at `trampoline`, the hypervisor's tables are
 /// built, and the core runs nothing.
-pub(crate) unsafe fn start(
+unsafe fn start(
     pool: &FramePool,
     trampoline: u64,
     core: u32,
     apic_id: u32,
 ) -> Result<(), &'static str> {
-    const NO_MEMORY: &str = "the hypervisor's memory is too small for its stack";
     let stack = pool.pages(STACK_PAGES + 1, PAGE).ok_or(NO_MEMORY)?;
     let pages = (size_of::<PerCpu>() as u64).div_ceil(PAGE);
-    // SAFETY: `PerCpu` is made of integers, for which zero is valid; but its
-    // descriptor tables want their constants, so it is written whole.
-    let data: &'static PerCpu = unsafe {
-        let data: *mut PerCpu = pool.pages(pages, PAGE).ok_or(NO_MEMORY)?.address() as *mut PerCpu;
-        data.write(PerCpu::new(core, apic_id));
-        &*data
-    };
+    let data = pool.pages(pages, PAGE).ok_or(NO_MEMORY)?;
+    let data: &'static PerCpu = data.place(PerCpu::new(core, apic_id)).ok_or(NO_MEMORY)?;
     let top = stack.address() + stack.len();
     paging::guard(pool, stack.address()).map_err(|_| NO_MEMORY)?;
     paging::note_stack(stack.address() + PAGE, top);
@@ -80,17 +113,21 @@ pub(crate) unsafe fn enter(data: &'static PerCpu) -> ! {
     loop {
         let entry = ENTRY.load(Ordering::Acquire);
         if entry != 0 {
-            // SAFETY: `release` stored a function of this type.
-            let entry: Entry = unsafe { core::mem::transmute::<usize, Entry>(entry) };
-            entry(ARGUMENT.load(Ordering::Acquire), data);
+            let argument = ARGUMENT.load(Ordering::Acquire);
+            // SAFETY: `release` stored a function that takes such an argument;
+            // a reference is passed like an integer.
+            let entry = unsafe {
+                core::mem::transmute::<usize, extern "sysv64" fn(usize, &'static PerCpu) -> !>(entry)
+            };
+            entry(argument, data);
         }
         cpu::pause();
     }
 }
 
 /// Lets every started core go on to `entry(argument, …)`.
-pub(crate) fn release(entry: Entry, argument: usize) {
-    ARGUMENT.store(argument, Ordering::Release);
+pub(crate) fn release<T: Sync>(entry: Entry<T>, argument: &'static T) {
+    ARGUMENT.store(core::ptr::from_ref(argument) as usize, Ordering::Release);
     ENTRY.store(entry as usize, Ordering::Release);
 }
 

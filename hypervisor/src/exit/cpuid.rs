@@ -8,8 +8,9 @@ use cloister_core::policy::cpuid::{CpuidCache, CpuidConfig, Dynamic, FillError, 
 use raw_cpuid::CpuId;
 
 use crate::arch::extended;
+use crate::arch::memory::{Frame, PAGE};
 use crate::exit::Served;
-use crate::guest::Guest;
+use crate::virt::guest::Guest;
 use crate::partition::Partition;
 use crate::run::Core;
 use crate::system::System;
@@ -34,13 +35,10 @@ pub(crate) fn cache<V: Vendor>(
     _guest: &Guest<V>,
     partition: Option<&Partition<V>>,
 ) -> Result<&'static CpuidCache, FillError> {
-    const PAGES: u64 = (size_of::<CpuidCache>() as u64).div_ceil(4096);
-    let Some(frame) = system.pool.pages(PAGES, 4096) else {
-        return Err(FillError { leaf: 0 });
-    };
-    // SAFETY: the table is made of integers and booleans, for which zero is
-    // valid.
-    let cache: &'static mut CpuidCache = unsafe { frame.leak() };
+    const PAGES: u64 = (size_of::<CpuidCache>() as u64).div_ceil(PAGE);
+    let frame = system.pool.pages(PAGES, PAGE);
+    let cache: Option<&'static mut CpuidCache> = frame.and_then(Frame::zeroed);
+    let cache = cache.ok_or(FillError { leaf: 0 })?;
     let config = CpuidConfig {
         guest: policy_guest(partition),
         x2apic: true,

@@ -60,7 +60,7 @@ fn in_partition<V: Vendor>(
                 .map(
                     tables,
                     start,
-                    partition.block.start + start,
+                    partition.block.range().start + start,
                     length,
                     Rights::RWX,
                     MemoryType::WriteBack,

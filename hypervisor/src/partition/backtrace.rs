@@ -4,7 +4,7 @@ use cloister_abi::BACKTRACE_FRAMES;
 use cloister_core::walk::{self, Access, Paging};
 use heapless::Vec;
 
-use crate::guest::Guest;
+use crate::virt::guest::Guest;
 use crate::virt::{Mode, Vcpu, Vendor, reg};
 
 /// What the page-table walker needs of `mode`.

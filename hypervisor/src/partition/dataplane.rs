@@ -83,7 +83,7 @@ fn populate<V: Vendor>(core: &mut Core<V>, partition: &Partition<V>) -> bool {
     if partition.life.populated.load(Ordering::Acquire) {
         return true;
     }
-    let (base, length) = (partition.block.start, partition.block.len());
+    let (base, length) = (partition.block.range().start, partition.block.len());
     let mapped = partition.guest.with_nested(|nested, tables| {
         nested
             .unmap(tables, 0, length)
@@ -121,7 +121,7 @@ fn quiesce<V: Vendor>(
         } else if let Some(live) = live_source() {
             source = live;
             if !own_apic {
-                V::drain_interrupt();
+                apic::hold_exception_vectors(V::drain_interrupt);
             }
         } else {
             if !own_apic {

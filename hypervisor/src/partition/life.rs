@@ -124,6 +124,6 @@ fn end_if_over<V: Vendor>(system: &System<V>) {
         && system.partitions.iter().all(over)
         && report::end(system, "completed", "nothing runs any more")
     {
-        crate::power::off(system.firmware);
+        crate::boot::power::off(system.firmware);
     }
 }

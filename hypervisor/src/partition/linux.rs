@@ -6,13 +6,14 @@ use core::sync::atomic::{AtomicU8, Ordering};
 use cloister_abi::LinuxState;
 use cloister_core::acpi::{RootTables, build_root, filter_madt, hidden_from_linux};
 use cloister_core::bzimage::{self, BootData, ENTRY_64, Kernel};
-use cloister_core::memory::{Plan, Range, kind};
+use cloister_core::memory::{Range, kind};
 use cloister_core::nested::{MapError, MemoryType, Rights};
 use heapless::Vec;
 
-use crate::arch::memory::{FramePool, PAGE};
+use crate::arch::memory::{Block, FramePool, PAGE};
 use crate::boot::acpi::Firmware;
-use crate::guest::Guest;
+use crate::boot::claim::Claimed;
+use crate::virt::guest::Guest;
 use crate::partition::load::APIC_PAGE;
 use crate::virt::{GuestKind, LongEntry, Permissions, Vendor};
 
@@ -29,7 +30,8 @@ const GDT: u64 = 0x2000;
 const PML4: u64 = 0x3000;
 const PDPT: u64 = 0x4000;
 const PDS: u64 = 0x5000;
-const ACPI: usize = 0x9000;
+const ACPI: u64 = 0x9000;
+const ACPI_BYTES: usize = 0x7000;
 
 /// The housekeeping guest.
 pub(crate) struct Linux<V: Vendor> {
@@ -42,13 +44,12 @@ pub(crate) struct Linux<V: Vendor> {
 /// What Linux is made from.
 pub(crate) struct Source<'a> {
     pub(crate) config: &'a cloister_manifest::Linux,
-    pub(crate) plan: &'a Plan,
+    pub(crate) memory: &'a Claimed,
     pub(crate) firmware: &'a Firmware,
     pub(crate) kernel: Kernel<'a>,
     pub(crate) initrd: Option<Range>,
-    pub(crate) image: Range,
-    /// Modules that stay: programs of partitions.
-    pub(crate) kept: &'a [Range],
+    /// Everything that is not Linux's.
+    pub(crate) foreign: &'a [Range],
     /// APIC IDs of its cores.
     pub(crate) apic_ids: &'a [u32],
     /// Machine's end of memory and devices known at boot.
@@ -69,9 +70,10 @@ impl<V: Vendor> Linux<V> {
     ///
     /// # Errors
     /// In words.
-    pub(crate) fn create(source: &Source<'_>, pool: &'static FramePool) -> Result<Self, Error> {
+    pub(crate) fn create(source: &Source<'_>) -> Result<Self, Error> {
         const NO_MEMORY: &str = "hypervisor.memory is too small for its tables";
         let cpus = source.config.cpus;
+        let pool = source.memory.pool;
         let mut guest = Guest::<V>::new(GuestKind::Linux, cpus, 1, pool, source.gib_pages)
             .ok_or_else(|| say("linux", NO_MEMORY))?;
         let foreign = foreign(source)?;
@@ -123,14 +125,10 @@ impl<V: Vendor> Linux<V> {
     }
 }
 
-/// Everything that is not Linux's.
+/// Everything that is not Linux's, in whole pages.
 fn foreign(source: &Source<'_>) -> Result<Vec<Range, MAX_FOREIGN>, Error> {
     let mut foreign = Vec::new();
-    let all = [source.image, source.plan.pool]
-        .into_iter()
-        .chain(source.plan.partitions.iter().copied())
-        .chain(source.kept.iter().copied());
-    for range in all {
+    for range in source.foreign {
         let pages = Range {
             start: range.start & !(PAGE - 1),
             end: range.end.next_multiple_of(PAGE),
@@ -150,9 +148,8 @@ fn map<V: Vendor>(
     foreign: &[Range],
     pool: &FramePool,
 ) -> Result<(), MapError> {
-    let ones = pool.page().ok_or(MapError::OutOfTables)?;
-    // SAFETY: a page of our own.
-    unsafe { core::ptr::write_bytes(ones.address() as *mut u8, 0xff, 4096) };
+    let mut ones = pool.page().ok_or(MapError::OutOfTables)?;
+    ones.bytes().fill(0xff);
     let mut identity: Vec<Range, 128> = Vec::new();
     guest.with_nested(|nested, tables| {
         let mut next = 0;
@@ -174,7 +171,7 @@ fn map<V: Vendor>(
                 Ok(())
             }
         };
-        for entry in source.plan.e820.iter() {
+        for entry in source.memory.e820.iter() {
             let range = entry.range();
             let start = (range.start & !(PAGE - 1)).max(next);
             let end = range.end.next_multiple_of(PAGE).min(top);
@@ -229,73 +226,52 @@ pub(crate) fn permit<V: Vendor>(guest: &mut Guest<V>, ports: impl Iterator<Item 
 /// Puts kernel and boot data into memory.
 fn load(source: &Source<'_>) -> Result<LongEntry, Error> {
     let missing = || say("linux", "no memory was planned for it");
-    let place = source.plan.kernel.ok_or_else(missing)?;
-    let data = source.plan.boot_data.ok_or_else(missing)?;
-    let payload = source.kernel.payload();
-    if payload.len() as u64 > place.len() {
+    let kernel = source.memory.kernel.as_ref().ok_or_else(missing)?;
+    let data = source.memory.boot_data.as_ref().ok_or_else(missing)?;
+    let (load_address, base) = (kernel.range().start, data.range().start);
+    if !kernel.write(0, source.kernel.payload()) {
         return Err(missing());
     }
-    // SAFETY: the plan gave both ranges to Linux alone, which does not run.
-    let (kernel, data_bytes) = unsafe {
-        core::ptr::write_bytes(data.start as *mut u8, 0, as_len(data));
-        (
-            core::slice::from_raw_parts_mut(place.start as *mut u8, payload.len()),
-            core::slice::from_raw_parts_mut(data.start as *mut u8, as_len(data)),
-        )
-    };
-    kernel.copy_from_slice(payload);
-
     let command_line = source.config.cmdline.as_bytes();
     if command_line.len() as u64 > u64::from(source.kernel.command_line_size()) {
         return Err(say("linux.cmdline", "longer than this kernel takes"));
     }
-    put(data_bytes, COMMAND_LINE, command_line);
+    data.zero();
+    data.write(COMMAND_LINE, command_line);
     for (index, entry) in (0..).zip([0, 0, 0x00af_9b00_0000_ffff_u64, 0x00cf_9300_0000_ffff]) {
-        put(data_bytes, GDT + index * 8, &entry.to_le_bytes());
+        data.entry(GDT, index, entry);
     }
-    identity_tables(data_bytes, data.start);
-    let acpi = data_bytes.get_mut(ACPI..).unwrap_or(&mut []);
-    let rsdp = acpi_copies(source, data.start + ACPI as u64, acpi)?;
+    identity_tables(data);
 
+    let mut acpi = [0; ACPI_BYTES];
+    let rsdp = acpi_copies(source, base + ACPI, &mut acpi)?;
+    data.write(ACPI, &acpi);
     let boot = BootData {
-        load_address: place.start,
-        command_line: data.start + COMMAND_LINE,
+        load_address,
+        command_line: base + COMMAND_LINE,
         initrd: source.initrd.map(|range| (range.start, range.len())),
         rsdp,
     };
-    let params = data_bytes
-        .first_chunk_mut::<{ bzimage::BOOT_PARAMS_SIZE }>()
-        .ok_or_else(missing)?;
-    let e820 = source.plan.e820.iter().map(|entry| bzimage::E820Entry {
+    let mut params = [0; bzimage::BOOT_PARAMS_SIZE];
+    let e820 = source.memory.e820.iter().map(|entry| bzimage::E820Entry {
         start: entry.start,
         length: entry.len,
         kind: e820_kind(entry.kind),
     });
-    bzimage::boot_params(params, &source.kernel, &boot, e820)
+    bzimage::boot_params(&mut params, &source.kernel, &boot, e820)
         .map_err(|error| say("linux.kernel", error))?;
+    data.write(PARAMS, &params);
     Ok(LongEntry {
-        rip: place.start + ENTRY_64,
-        rsp: data.start + GDT + PAGE - 16,
-        cr3: data.start + PML4,
+        rip: load_address + ENTRY_64,
+        rsp: base + GDT + PAGE - 16,
+        cr3: base + PML4,
         rdi: 0,
-        rsi: data.start + PARAMS,
-        gdt: data.start + GDT,
+        rsi: base + PARAMS,
+        gdt: base + GDT,
         gdt_limit: 31,
         code_selector: 0x10,
         data_selector: 0x18,
     })
-}
-
-fn as_len(range: Range) -> usize {
-    usize::try_from(range.len()).unwrap_or(0)
-}
-
-fn put(to: &mut [u8], offset: u64, bytes: &[u8]) {
-    let start = usize::try_from(offset).unwrap_or(usize::MAX);
-    let end = start.saturating_add(bytes.len());
-    if let Some(to) = to.get_mut(start..end) {
-        to.copy_from_slice(bytes);
-    }
 }
 
 fn e820_kind(kind: u32) -> bzimage::E820Kind {
@@ -310,20 +286,16 @@ fn e820_kind(kind: u32) -> bzimage::E820Kind {
 }
 
 /// The page tables that the protocol wants: four GiB at their own addresses.
-fn identity_tables(data: &mut [u8], base: u64) {
+fn identity_tables(data: &Block) {
     const TABLE: u64 = 0x03;
     const LARGE: u64 = 0x83;
-    put(data, PML4, &((base + PDPT) | TABLE).to_le_bytes());
+    let base = data.range().start;
+    data.entry(PML4, 0, (base + PDPT) | TABLE);
     for gib in 0..4 {
         let directory = PDS + gib * PAGE;
-        put(
-            data,
-            PDPT + gib * 8,
-            &((base + directory) | TABLE).to_le_bytes(),
-        );
+        data.entry(PDPT, gib, (base + directory) | TABLE);
         for page in 0..512 {
-            let address = gib * GIB + page * (2 << 20);
-            put(data, directory + page * 8, &(address | LARGE).to_le_bytes());
+            data.entry(directory, page, (gib * GIB + page * (2 << 20)) | LARGE);
         }
     }
 }

@@ -6,13 +6,12 @@ use core::sync::atomic::Ordering;
 use cloister_abi::shared::{ConsoleRing, INFO_MAGIC, PROGRAM_BASE, PartitionInfo, STACK_SIZE};
 use cloister_abi::{Dataplane, VERSION};
 use cloister_core::elf::Program;
-use cloister_core::memory::Range;
 use cloister_core::nested::{MemoryType, Rights};
 
 use crate::arch::apic;
-use crate::arch::memory::{Frame, FramePool, PAGE};
+use crate::arch::memory::{Block, Frame, FramePool, PAGE};
 use crate::cores;
-use crate::guest::Guest;
+use crate::virt::guest::Guest;
 use crate::partition::{Life, Partition};
 use crate::virt::{GuestKind, LongEntry, Permissions, Vendor};
 
@@ -54,7 +53,7 @@ const DEVICE: u64 = 0x18;
 pub(crate) fn create<V: Vendor>(
     config: &'static cloister_manifest::Partition,
     asid: u16,
-    block: Range,
+    block: Block,
     image: &'static [u8],
     pool: &'static FramePool,
     gib_pages: bool,
@@ -70,9 +69,11 @@ pub(crate) fn create<V: Vendor>(
     permit(&mut guest, config);
 
     let shared = block.len().next_multiple_of(GIB);
-    let info = pool.page().ok_or_else(no_memory)?;
-    let ring = pool
+    let info: &'static mut PartitionInfo =
+        pool.page().and_then(Frame::zeroed).ok_or_else(no_memory)?;
+    let console: &'static ConsoleRing = pool
         .pages(size_of::<ConsoleRing>() as u64 / PAGE, PAGE)
+        .and_then(Frame::zeroed)
         .ok_or_else(no_memory)?;
     let mut at = shared;
     let mut add = |hpa: u64, len: u64, rights| {
@@ -83,14 +84,16 @@ pub(crate) fn create<V: Vendor>(
             .map(|()| gpa)
             .map_err(|_| no_memory())
     };
-    add(info.address(), PAGE, Rights::READ)?;
+    add(address(info), PAGE, Rights::READ)?;
     for core in config.cpus.iter() {
         let counters = cores::core(core)
             .counters()
             .ok_or_else(|| say("a core is missing"))?;
-        add(core::ptr::from_ref(counters) as u64, PAGE, Rights::READ)?;
+        add(address(counters), PAGE, Rights::READ)?;
     }
-    let console = add(ring.address(), ring.len(), Rights::RW)?;
+    let size = size_of::<ConsoleRing>() as u64;
+    info.console_gpa = add(address(console), size, Rights::RW)?;
+    info.counters_gpa = shared + PAGE;
     if config.apic && !apic::is_x2apic_machine() {
         guest
             .with_nested(|nested, tables| {
@@ -99,18 +102,18 @@ pub(crate) fn create<V: Vendor>(
             })
             .map_err(|_| say("memory reaches the APIC page at 0xfee00000; give it less"))?;
     }
-    let info = describe::<V>(config, info, shared + PAGE, console);
+    describe::<V>(config, info);
     let partition = Partition {
         config,
         guest,
         block,
         shared,
         info,
-        console: ring.address(),
+        console,
         image,
         life: Life::new(),
     };
-    Program::parse(image, block.len()).map_err(|error| {
+    Program::parse(image, partition.block.len()).map_err(|error| {
         let mut text = heapless::String::new();
         let _ = core::fmt::write(
             &mut text,
@@ -133,22 +136,17 @@ fn permit<V: Vendor>(guest: &mut Guest<V>, config: &cloister_manifest::Partition
     }
 }
 
-/// Writes the `PartitionInfo`; returns its address.
-fn describe<V: Vendor>(
-    config: &cloister_manifest::Partition,
-    frame: Frame,
-    counters_gpa: u64,
-    console_gpa: u64,
-) -> u64 {
-    let address = frame.address();
-    // SAFETY: integers only, for which zero is valid; a page of our own.
-    let info: &mut PartitionInfo = unsafe { frame.leak() };
+/// Where `thing` is: the hypervisor's memory is mapped at its own address.
+fn address<T>(thing: &T) -> u64 {
+    core::ptr::from_ref(thing) as u64
+}
+
+/// Fills in the `PartitionInfo`, but for addresses.
+fn describe<V: Vendor>(config: &cloister_manifest::Partition, info: &mut PartitionInfo) {
     info.magic = INFO_MAGIC;
     info.version = VERSION;
     info.cores = u32::try_from(config.cpus.len()).unwrap_or(0);
     info.memory = config.memory;
-    info.counters_gpa = counters_gpa;
-    info.console_gpa = console_gpa;
     info.allowed = config.dataplane.with_implied().bits() & Dataplane::all().bits();
     info.tsc_hz = crate::exit::cpuid::tsc_hz();
     info.vendor = V::HYPERCALL;
@@ -159,7 +157,6 @@ fn describe<V: Vendor>(
     };
     info.name_len = copy(&mut info.name, config.name.as_bytes());
     info.args_len = copy(&mut info.args, config.args.as_bytes());
-    address
 }
 
 fn copy(to: &mut [u8], from: &[u8]) -> u32 {
@@ -172,12 +169,9 @@ fn copy(to: &mut [u8], from: &[u8]) -> u32 {
 /// Brings the partition's memory into the state in which its program starts:
 /// zero but for the program's segments and the tables.
 pub(crate) fn fill<V: Vendor>(partition: &Partition<V>) {
-    let memory = Memory {
-        base: partition.block.start,
-        length: partition.block.len(),
-    };
+    let memory = &partition.block;
     memory.zero();
-    let Ok(program) = Program::parse(partition.image, memory.length) else {
+    let Ok(program) = Program::parse(partition.image, memory.len()) else {
         return;
     };
     for segment in program.segments() {
@@ -187,34 +181,28 @@ pub(crate) fn fill<V: Vendor>(partition: &Partition<V>) {
         memory.entry(GDT, index, entry);
     }
     page_tables(
-        &memory,
+        memory,
         partition.shared,
         partition.config.apic && !apic::is_x2apic_machine(),
     );
     let restarts = partition.life.restarts.load(Ordering::Relaxed);
-    // SAFETY: `describe` made it; only the core that loads writes it, while
-    // the partition does not run.
-    unsafe {
-        let info = partition.info as *mut PartitionInfo;
-        (&raw mut (*info).restarts).write_volatile(restarts);
-        let ring = partition.console as *const ConsoleRing;
-        (*ring).written.store(0, Ordering::Relaxed);
-    }
+    partition.info.restarts.store(restarts, Ordering::Relaxed);
+    partition.console.written.store(0, Ordering::Relaxed);
     *partition.life.printed.lock() = 0;
 }
 
 /// Identity-maps RAM, the shared pages and, if it has one, the APIC.
-fn page_tables(memory: &Memory, shared: u64, apic: bool) {
+fn page_tables(memory: &Block, shared: u64, apic: bool) {
     memory.entry(PML4, 0, PDPT | TABLE);
     for page in 1..LARGE_PAGES {
         memory.entry(PT, page, (page * PAGE) | TABLE);
     }
-    for gib in 0..memory.length.div_ceil(GIB) {
+    for gib in 0..memory.len().div_ceil(GIB) {
         let directory = PDS + gib * PAGE;
         memory.entry(PDPT, gib, directory | TABLE);
         for page in 0..LARGE_PAGES {
             let address = gib * GIB + page * LARGE;
-            if address < memory.length {
+            if address < memory.len() {
                 memory.entry(directory, page, address | LARGE_LEAF);
             }
         }
@@ -226,7 +214,7 @@ fn page_tables(memory: &Memory, shared: u64, apic: bool) {
         let large = APIC_PAGE & !(LARGE - 1);
         let gib = APIC_PAGE / GIB;
         let directory = match gib {
-            gib if gib < memory.length.div_ceil(GIB) => PDS + gib * PAGE,
+            gib if gib < memory.len().div_ceil(GIB) => PDS + gib * PAGE,
             gib if gib == shared / GIB => SHARED_PD,
             _ => APIC_PD,
         };
@@ -250,32 +238,4 @@ pub(crate) fn entry<V: Vendor>(partition: &Partition<V>, index: usize) -> Option
         code_selector: 0x08,
         data_selector: 0x10,
     })
-}
-
-/// A partition's RAM, seen from outside while it does not run. Addresses are
-/// guest-physical; what lies outside is not written.
-struct Memory {
-    base: u64,
-    length: u64,
-}
-
-impl Memory {
-    fn zero(&self) {
-        let length = usize::try_from(self.length).unwrap_or(0);
-        // SAFETY: the block is the partition's alone, and it does not run.
-        unsafe { core::ptr::write_bytes(self.base as *mut u8, 0, length) };
-    }
-
-    fn write(&self, gpa: u64, bytes: &[u8]) {
-        let end = gpa.checked_add(bytes.len() as u64);
-        if end.is_some_and(|end| end <= self.length) {
-            let to = (self.base + gpa) as *mut u8;
-            // SAFETY: as above, and inside the block.
-            unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
-        }
-    }
-
-    fn entry(&self, table: u64, index: u64, value: u64) {
-        self.write(table + index * 8, &value.to_le_bytes());
-    }
 }

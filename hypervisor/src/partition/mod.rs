@@ -11,10 +11,11 @@ pub(crate) mod violation;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use cloister_abi::PartitionState;
-use cloister_core::memory::Range;
+use cloister_abi::shared::{ConsoleRing, PartitionInfo};
 use spin::Mutex;
 
-use crate::guest::Guest;
+use crate::arch::memory::Block;
+use crate::virt::guest::Guest;
 use crate::virt::Vendor;
 
 /// One partition.
@@ -22,13 +23,13 @@ pub(crate) struct Partition<V: Vendor> {
     pub(crate) config: &'static cloister_manifest::Partition,
     pub(crate) guest: Guest<V>,
     /// Its RAM: guest-physical 0 is its start.
-    pub(crate) block: Range,
+    pub(crate) block: Block,
     /// Guest-physical address of the shared pages.
     pub(crate) shared: u64,
-    /// Host-physical address of its `PartitionInfo`.
-    pub(crate) info: u64,
-    /// Host-physical address of its `ConsoleRing`.
-    pub(crate) console: u64,
+    /// What its program is told.
+    pub(crate) info: &'static PartitionInfo,
+    /// What its program prints. Nothing in it is trusted.
+    pub(crate) console: &'static ConsoleRing,
     /// Its pristine image.
     pub(crate) image: &'static [u8],
     pub(crate) life: Life,

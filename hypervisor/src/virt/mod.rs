@@ -4,6 +4,7 @@
 //! used only on the core it was made on; `run()` enters the guest and returns
 //! one neutral [`Exit`].
 
+pub(crate) mod guest;
 pub(crate) mod svm;
 pub(crate) mod vmx;
 
@@ -13,6 +14,7 @@ use cloister_core::nested::Format;
 use cloister_core::policy::cpuid::Regs;
 
 use crate::arch::memory::FramePool;
+use crate::arch::percpu;
 
 /// One of the two virtualisation extensions.
 pub(crate) trait Vendor: Copy + Sync + 'static {
@@ -25,9 +27,9 @@ pub(crate) trait Vendor: Copy + Sync + 'static {
     /// Whether guests may read and write the PAT MSR itself.
     const PAT_DIRECT: bool;
     /// Entry format of the nested page table.
-    type Format: Format;
+    type Format: Format + Send + Sync;
     /// MSR and I/O permission maps of one guest.
-    type Permissions: Permissions;
+    type Permissions: Permissions + Send + Sync;
     /// A virtual core.
     type Vcpu: Vcpu<Vendor = Self>;
 
@@ -62,6 +64,27 @@ pub(crate) trait Vendor: Copy + Sync + 'static {
     /// has been enabled (`arch::cpu::open_interrupt_window`); `percpu` notes
     /// its vector. RFLAGS.IF, and GIF on AMD, are off again afterwards.
     fn drain_interrupt();
+}
+
+/// Turns virtualisation on for the running core, and makes its one vCPU.
+///
+/// # Errors
+/// As [`Vendor::check`], [`Vendor::enable`] and [`Vcpu::new`]; and when it was
+/// called before on this core.
+pub(crate) fn make_vcpu<V: Vendor>(
+    config: &VcpuConfig<'_, V>,
+    pool: &FramePool,
+) -> Result<V::Vcpu, Unsupported> {
+    if !percpu::this().begin_virtualisation() {
+        return Err(Unsupported {
+            what: "this core has a vCPU already",
+            value: 0,
+        });
+    }
+    V::check()?;
+    // SAFETY: checked just now, and nobody has made a vCPU on this core.
+    unsafe { V::enable(pool)? };
+    V::Vcpu::new(config, pool)
 }
 
 /// Why this machine cannot run Cloister.

@@ -1,5 +1,7 @@
 //! What a program knows of the partition it runs in.
 
+use core::sync::atomic::Ordering;
+
 use cloister_abi::shared::PartitionInfo;
 use cloister_abi::{CoreCounters, Dataplane};
 
@@ -102,8 +104,8 @@ impl Partition {
 
     /// How often this partition was restarted.
     #[must_use]
-    pub const fn restarts(&self) -> u32 {
-        self.info.restarts
+    pub fn restarts(&self) -> u32 {
+        self.info.restarts.load(Ordering::Relaxed)
     }
 
     /// Exit counters of core `index` of the partition, live: the hypervisor
