@@ -117,7 +117,9 @@ pub(crate) unsafe fn enter(data: &'static PerCpu) -> ! {
             // SAFETY: `release` stored a function that takes such an argument;
             // a reference is passed like an integer.
             let entry = unsafe {
-                core::mem::transmute::<usize, extern "sysv64" fn(usize, &'static PerCpu) -> !>(entry)
+                core::mem::transmute::<usize, extern "sysv64" fn(usize, &'static PerCpu) -> !>(
+                    entry,
+                )
             };
             entry(argument, data);
         }

@@ -10,10 +10,10 @@ use raw_cpuid::CpuId;
 use crate::arch::extended;
 use crate::arch::memory::{Frame, PAGE};
 use crate::exit::Served;
-use crate::virt::guest::Guest;
 use crate::partition::Partition;
 use crate::run::Core;
 use crate::system::System;
+use crate::virt::guest::Guest;
 use crate::virt::{Vcpu, Vendor, reg};
 
 /// The guest, as policies name it.

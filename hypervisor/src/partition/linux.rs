@@ -13,8 +13,8 @@ use heapless::Vec;
 use crate::arch::memory::{Block, FramePool, PAGE};
 use crate::boot::acpi::Firmware;
 use crate::boot::claim::Claimed;
-use crate::virt::guest::Guest;
 use crate::partition::load::APIC_PAGE;
+use crate::virt::guest::Guest;
 use crate::virt::{GuestKind, LongEntry, Permissions, Vendor};
 
 /// Most ranges that are not Linux's: hypervisor, partitions, kept modules.

@@ -127,7 +127,7 @@ pub struct Fadt {
     /// Physical address of the FACS; 0 if there is none.
     pub facs: u64,
     /// Register blocks in I/O space: first port and number of ports.
-    blocks: [(u16, u8); BLOCKS.len() + 1],
+    pub(crate) blocks: [(u16, u8); BLOCKS.len() + 1],
 }
 
 impl Fadt {

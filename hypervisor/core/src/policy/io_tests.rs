@@ -141,6 +141,7 @@ fn facts_of_a_fadt() {
         hardware_reduced: false,
         dsdt: 0,
         facs: 0,
+        blocks: [(0, 0); 9],
     };
     let types = |state| match state {
         3 => Some((1, 1)),
