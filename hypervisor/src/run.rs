@@ -16,7 +16,9 @@ use crate::partition::{Partition, life, load, violation};
 use crate::report;
 use crate::system::System;
 use crate::trace;
-use crate::virt::{Exited, GuestKind, Vcpu, VcpuConfig, Vendor, make_vcpu};
+use crate::virt::{
+    Exited, Frequent, GuestKind, Server, Vcpu, VcpuConfig, Vendor, make_vcpu,
+};
 
 /// Everything a core has at hand while it serves its guest.
 pub(crate) struct Core<V: Vendor> {
@@ -174,10 +176,21 @@ impl<V: Vendor> Core<V> {
     /// Enters the guest and serves its next exit: the hot path.
     #[inline(always)]
     fn next_exit(&mut self) -> Next {
-        let Exited { exit, tsc } = self.vcpu.run();
-        // Where it left: the handlers move RIP on.
+        let Exited { code, tsc } = self.vcpu.run();
+        match V::Vcpu::serve_frequent(&mut Round { core: self, tsc }, code) {
+            Some(next) => next,
+            None => self.rare_exit(code, tsc),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn rare_exit(&mut self, code: u64, tsc: u64) -> Next {
+        let Some(exit) = self.vcpu.exit(code) else {
+            return Next::Resume;
+        };
         let rip = self.vcpu.rip();
-        let Served { reason, next, .. } = exit::dispatch(self, exit);
+        let Served { reason, next, .. } = exit::serve(self, exit);
         self.account(reason, rip, cpu::tsc().wrapping_sub(tsc));
         next
     }
@@ -186,7 +199,10 @@ impl<V: Vendor> Core<V> {
     #[cold]
     #[inline(never)]
     fn watched_exit(&mut self) -> Next {
-        let Exited { exit, tsc } = self.vcpu.run();
+        let Exited { code, tsc } = self.vcpu.run();
+        let Some(exit) = self.vcpu.exit(code) else {
+            return Next::Resume;
+        };
         if violation::check(self, &exit, tsc) == Next::Park {
             return Next::Park;
         }
@@ -195,7 +211,7 @@ impl<V: Vendor> Core<V> {
             reason,
             next,
             exempt,
-        } = exit::dispatch(self, exit);
+        } = exit::serve(self, exit);
         let cycles = cpu::tsc().wrapping_sub(tsc);
         self.account(reason, rip, cycles);
         if !exempt && self.dataplane.contains(Dataplane::QUIESCE) {
@@ -311,6 +327,31 @@ impl<V: Vendor> Core<V> {
             let counter = &self.counters.interrupts_since_quiesce;
             counter.fetch_max(seen, Ordering::Relaxed);
         }
+    }
+}
+
+/// A round of the hot path: serves the exit that came at `tsc`, and counts it.
+struct Round<'a, V: Vendor> {
+    core: &'a mut Core<V>,
+    tsc: u64,
+}
+
+impl<V: Vendor> Server<V::Vcpu> for Round<'_, V> {
+    type Output = Next;
+
+    #[inline(always)]
+    fn vcpu(&mut self) -> &mut V::Vcpu {
+        &mut self.core.vcpu
+    }
+
+    #[inline(always)]
+    fn serve(&mut self, exit: Frequent) -> Next {
+        // Where it left: the handlers move RIP on.
+        let rip = self.core.vcpu.rip();
+        let Served { reason, next, .. } = exit::serve_frequent(self.core, exit);
+        self.core
+            .account(reason, rip, cpu::tsc().wrapping_sub(self.tsc));
+        next
     }
 }
 

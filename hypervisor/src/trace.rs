@@ -7,7 +7,7 @@ use cloister_abi::trace::{TRACE_RECORDS, TraceRecord, TraceRing};
 use cloister_abi::{Dataplane, Reason};
 
 use crate::run::Core;
-use crate::virt::{Exit, Vcpu, Vendor, reg};
+use crate::virt::{Exit, Frequent, Vcpu, Vendor, reg};
 
 /// Appends a record to this core's ring, if it is to be traced.
 pub(crate) fn record<V: Vendor>(
@@ -88,10 +88,12 @@ pub(crate) unsafe fn read(ring: *const TraceRing, mut sink: impl FnMut(&TraceRec
 /// What an exit was about, as a number.
 fn qualification<V: Vendor>(core: &mut Core<V>, exit: &Exit) -> u64 {
     match *exit {
-        Exit::Cpuid | Exit::Hypercall => core.vcpu.register(reg::RAX),
-        Exit::Rdmsr | Exit::Wrmsr | Exit::Xsetbv => core.vcpu.register(reg::RCX),
-        Exit::Port(access) => u64::from(access.port),
-        Exit::NestedPageFault { gpa, .. } => gpa,
+        Exit::Frequent(Frequent::Cpuid | Frequent::Hypercall) => core.vcpu.register(reg::RAX),
+        Exit::Frequent(Frequent::Rdmsr | Frequent::Wrmsr) | Exit::Xsetbv => {
+            core.vcpu.register(reg::RCX)
+        }
+        Exit::Frequent(Frequent::Port(access)) => u64::from(access.port),
+        Exit::Frequent(Frequent::NestedPageFault { gpa, .. }) => gpa,
         Exit::Exception { vector, .. } => u64::from(vector),
         Exit::ExternalInterrupt { .. } => u64::from(core.last_vector),
         Exit::Sipi { vector } => u64::from(vector),
@@ -108,19 +110,23 @@ pub(crate) fn describe<V: Vendor>(core: &mut Core<V>, exit: &Exit) -> heapless::
     let mut text = heapless::String::new();
     let value = qualification(core, exit);
     let _ = match *exit {
-        Exit::Cpuid => {
+        Exit::Frequent(Frequent::Cpuid) => {
             let subleaf = core.vcpu.register(reg::RCX) & 0xffff_ffff;
             write!(text, "leaf {:#x} subleaf {subleaf:#x}", value & 0xffff_ffff)
         }
-        Exit::Hypercall => write!(text, "hypercall {value}"),
-        Exit::Rdmsr => write!(text, "msr {:#x}", value & 0xffff_ffff),
-        Exit::Wrmsr => {
+        Exit::Frequent(Frequent::Hypercall) => write!(text, "hypercall {value}"),
+        Exit::Frequent(Frequent::Rdmsr) => write!(text, "msr {:#x}", value & 0xffff_ffff),
+        Exit::Frequent(Frequent::Wrmsr) => {
             let new = core.vcpu.edx_eax();
             write!(text, "msr {:#x} value {new:#x}", value & 0xffff_ffff)
         }
         Exit::Xsetbv => write!(text, "xcr{value}"),
-        Exit::Port(access) => write!(text, "port {:#x} width {}", access.port, access.width),
-        Exit::NestedPageFault { gpa, access, .. } => write!(text, "{access:?} gpa {gpa:#x}"),
+        Exit::Frequent(Frequent::Port(access)) => {
+            write!(text, "port {:#x} width {}", access.port, access.width)
+        }
+        Exit::Frequent(Frequent::NestedPageFault { gpa, access, .. }) => {
+            write!(text, "{access:?} gpa {gpa:#x}")
+        }
         Exit::Exception { vector, error, .. } => {
             write!(text, "vector {vector} error {:#x}", error.unwrap_or(0))
         }

@@ -16,7 +16,7 @@ pub(crate) mod xsetbv;
 use cloister_abi::Reason;
 
 use crate::run::Core;
-use crate::virt::{Exit, Vcpu, Vendor};
+use crate::virt::{Exit, Frequent, Vendor};
 
 /// How a core goes on after an exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,30 +62,30 @@ impl Served {
     }
 }
 
-/// Serves `exit`. In the hot path it is inlined, so that each arm follows the
-/// vendor's own decoding without a value of [`Exit`] in memory.
+/// Serves an everyday exit: inlined into the hot path, where each arm follows
+/// the vendor's decoding at once.
 #[inline(always)]
-pub(crate) fn dispatch<V: Vendor>(core: &mut Core<V>, exit: Exit) -> Served {
+pub(crate) fn serve_frequent<V: Vendor>(core: &mut Core<V>, exit: Frequent) -> Served {
     match exit {
-        Exit::Cpuid => cpuid::serve(core),
-        Exit::Rdmsr => msr::read(core),
-        Exit::Wrmsr => msr::write(core),
-        Exit::Hypercall => hypercall::serve(core),
-        Exit::Port(access) => port::serve(core, access),
-        Exit::NestedPageFault {
+        Frequent::Cpuid => cpuid::serve(core),
+        Frequent::Rdmsr => msr::read(core),
+        Frequent::Wrmsr => msr::write(core),
+        Frequent::Hypercall => hypercall::serve(core),
+        Frequent::Port(access) => port::serve(core, access),
+        Frequent::NestedPageFault {
             gpa,
             access,
             during_walk,
         } => nested::serve(core, gpa, access, during_walk),
-        _ => dispatch_rare(core),
     }
 }
 
-/// The same for exits that a busy guest does not have.
+/// Serves `exit`.
 #[cold]
 #[inline(never)]
-fn dispatch_rare<V: Vendor>(core: &mut Core<V>) -> Served {
-    match core.vcpu.rare_exit() {
+pub(crate) fn serve<V: Vendor>(core: &mut Core<V>, exit: Exit) -> Served {
+    match exit {
+        Exit::Frequent(exit) => serve_frequent(core, exit),
         Exit::Xsetbv => xsetbv::serve(core),
         Exit::Nmi => kick::nmi(core),
         Exit::ExternalInterrupt { vector } => interrupt::serve(core, vector),
@@ -94,20 +94,22 @@ fn dispatch_rare<V: Vendor>(core: &mut Core<V>) -> Served {
     }
 }
 
-/// What `exit` will count as. [`dispatch`] says the same once it has served.
+/// What `exit` will count as. [`serve`] says the same once it has served.
 pub(crate) fn reason<V: Vendor>(core: &Core<V>, exit: &Exit) -> Reason {
     match *exit {
-        Exit::Cpuid => Reason::Cpuid,
-        Exit::Rdmsr => Reason::Rdmsr,
-        Exit::Wrmsr => Reason::Wrmsr,
-        Exit::Port(access) if access.input => Reason::PortIn,
-        Exit::Port(_) => Reason::PortOut,
+        Exit::Frequent(exit) => match exit {
+            Frequent::Cpuid => Reason::Cpuid,
+            Frequent::Rdmsr => Reason::Rdmsr,
+            Frequent::Wrmsr => Reason::Wrmsr,
+            Frequent::Port(access) if access.input => Reason::PortIn,
+            Frequent::Port(_) => Reason::PortOut,
+            Frequent::Hypercall => Reason::Hypercall,
+            Frequent::NestedPageFault { gpa, access, .. } if apic::is_write(core, gpa, access) => {
+                Reason::ApicWrite
+            }
+            Frequent::NestedPageFault { .. } => Reason::NestedPageFault,
+        },
         Exit::Xsetbv => Reason::Xsetbv,
-        Exit::Hypercall => Reason::Hypercall,
-        Exit::NestedPageFault { gpa, access, .. } if apic::is_write(core, gpa, access) => {
-            Reason::ApicWrite
-        }
-        Exit::NestedPageFault { .. } => Reason::NestedPageFault,
         Exit::Exception { .. } => Reason::Exception,
         Exit::ExternalInterrupt { .. } => Reason::Interrupt,
         Exit::Nmi => Reason::Nmi,

@@ -11,7 +11,7 @@ use crate::exit::{Next, kick};
 use crate::partition::Partition;
 use crate::run::Core;
 use crate::trace;
-use crate::virt::{Exit, Vcpu, Vendor};
+use crate::virt::{Exit, Frequent, Vcpu, Vendor};
 
 /// How long a core is given to become quiet: rounds, each with a pause. A
 /// bound in work, not in time, so that it holds on any machine.
@@ -55,7 +55,14 @@ pub(crate) fn set<V: Vendor>(
     if !traced_anyway {
         // The call that enters the mode ends in it.
         let rip = core.vcpu.rip();
-        trace::record(core, Reason::Hypercall, &Exit::Hypercall, rip, cpu::tsc(), 0);
+        trace::record(
+            core,
+            Reason::Hypercall,
+            &Exit::Frequent(Frequent::Hypercall),
+            rip,
+            cpu::tsc(),
+            0,
+        );
     }
     (previous.bits().cast_signed(), Next::Resume)
 }

@@ -10,7 +10,7 @@ use crate::exit::{Next, hypercall};
 use crate::partition::{Partition, backtrace, life};
 use crate::run::Core;
 use crate::trace;
-use crate::virt::{Exit, Vcpu, Vendor};
+use crate::virt::{Exit, Frequent, Vcpu, Vendor};
 
 /// Looks at an exit of a watched core before it is served. [`Next::Park`]: it
 /// was a violation that ends the run, and has been counted and recorded.
@@ -22,7 +22,7 @@ pub(crate) fn check<V: Vendor>(core: &mut Core<V>, exit: &Exit, entered: u64) ->
         return Next::Resume;
     };
     let allowed = match exit {
-        Exit::Hypercall => hypercall::is_set_dataplane(core),
+        Exit::Frequent(Frequent::Hypercall) => hypercall::is_set_dataplane(core),
         Exit::Nmi => core.shared.has_requests(),
         _ => false,
     };

@@ -204,9 +204,13 @@ pub(crate) trait Vcpu: Sized {
     /// Enters the guest; returns at the next exit.
     fn run(&mut self) -> Exited;
 
-    /// The last exit, if it was none of those that a busy guest has (CPUID,
-    /// RDMSR, WRMSR, hypercalls, ports, nested page faults).
-    fn rare_exit(&self) -> Exit;
+    /// If the reason is one of [`Frequent`], has `server` serve the exit.
+    /// `code` is what [`Self::run`] has just returned. In the hot path all of
+    /// it is inlined: what serves an exit stands where it is decoded.
+    fn serve_frequent<S: Server<Self>>(server: &mut S, code: u64) -> Option<S::Output>;
+    /// Why, whatever it was; `None` if the vCPU has seen to it and there is
+    /// nothing to tell.
+    fn exit(&mut self, code: u64) -> Option<Exit>;
 
     /// The GPR with this encoding at the last exit, or what it was set to since.
     fn register(&self, index: usize) -> u64;
@@ -275,6 +279,31 @@ pub(crate) trait Vcpu: Sized {
     fn control_words(&self, sink: &mut dyn FnMut(&'static str, u64));
 }
 
+/// What serves everyday exits.
+pub(crate) trait Server<C: Vcpu> {
+    /// What it has to say.
+    type Output;
+    /// The vCPU that has exited.
+    fn vcpu(&mut self) -> &mut C;
+    /// Serves an exit of [`Self::vcpu`].
+    fn serve(&mut self, exit: Frequent) -> Self::Output;
+}
+
+/// Serves nothing: says what the exit was.
+pub(crate) struct Teller<'a, C>(pub(crate) &'a mut C);
+
+impl<C: Vcpu> Server<C> for Teller<'_, C> {
+    type Output = Frequent;
+
+    fn vcpu(&mut self) -> &mut C {
+        self.0
+    }
+
+    fn serve(&mut self, exit: Frequent) -> Frequent {
+        exit
+    }
+}
+
 /// State for [`Vcpu::reset_long`].
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LongEntry {
@@ -325,12 +354,11 @@ pub(crate) enum Access {
     Execute,
 }
 
-/// Why the guest was left. Total: whatever the processor reports maps to one.
-///
-/// Operands that are in the guest's registers (CPUID leaf, MSR index and
-/// value, hypercall arguments) are read from there.
+/// Why the guest was left, where it is a busy guest's everyday reason. Operands
+/// that are in its registers (CPUID leaf, MSR index and value, hypercall
+/// arguments) are read from there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Exit {
+pub(crate) enum Frequent {
     Cpuid,
     /// RDMSR; ECX = index.
     Rdmsr,
@@ -338,8 +366,6 @@ pub(crate) enum Exit {
     Wrmsr,
     /// IN, OUT, INS, OUTS.
     Port(PortAccess),
-    /// XSETBV; ECX = index, EDX:EAX = value.
-    Xsetbv,
     /// VMCALL or VMMCALL.
     Hypercall,
     /// A guest-physical access that the nested page table does not allow.
@@ -349,6 +375,14 @@ pub(crate) enum Exit {
         access: Access,
         during_walk: bool,
     },
+}
+
+/// Why the guest was left. Total: whatever the processor reports maps to one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Frequent(Frequent),
+    /// XSETBV; ECX = index, EDX:EAX = value.
+    Xsetbv,
     /// An intercepted exception. `fault_address` is CR2 for #PF, DR6 for #DB.
     Exception {
         vector: u8,
@@ -395,10 +429,11 @@ pub(crate) enum Exit {
     },
 }
 
-/// An exit, and when it came.
+/// An exit as the processor reports it, and when it came.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Exited {
-    pub(crate) exit: Exit,
+    /// The vendor's code for the reason.
+    pub(crate) code: u64,
     /// The time-stamp counter, as soon as it could be read.
     pub(crate) tsc: u64,
 }
@@ -413,6 +448,4 @@ pub(crate) struct PortAccess {
     pub(crate) input: bool,
     /// INS or OUTS.
     pub(crate) string: bool,
-    /// With a REP prefix.
-    pub(crate) repeat: bool,
 }

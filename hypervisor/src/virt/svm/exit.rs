@@ -1,8 +1,9 @@
 //! From the raw exit code to the neutral [`Exit`] (AMD APM vol. 2, appendix C
 //! "SVM Intercept Exit Codes").
 
+use super::vcpu::SvmVcpu;
 use super::vmcb::Vmcb;
-use crate::virt::{Access, Exit, PortAccess};
+use crate::virt::{Access, Exit, Frequent, PortAccess, Server};
 
 /// First of the 32 codes of intercepted exceptions.
 pub(super) const EXCEPTION: u64 = 0x40;
@@ -11,6 +12,7 @@ const EXCEPTION_LAST: u64 = 0x5f;
 pub(super) const NMI: u64 = 0x61;
 pub(super) const INIT: u64 = 0x63;
 pub(super) const IRET: u64 = 0x74;
+pub(super) const SHUTDOWN: u64 = 0x7f;
 
 const DB: u8 = 1;
 const GP: u8 = 13;
@@ -30,24 +32,29 @@ const WITH_ERROR: u32 = 1 << 8
     | 1 << 29
     | 1 << 30;
 
-/// The exits of busy guests. `None`: [`rare`] knows.
+/// See [`crate::virt::Vcpu::serve_frequent`].
 #[inline(always)]
-pub(super) fn frequent(vmcb: &Vmcb) -> Option<Exit> {
-    let control = &vmcb.control;
-    Some(match control.exit_code {
-        0x72 => Exit::Cpuid,
-        0x7c if control.exit_info1 & 1 == 0 => Exit::Rdmsr,
-        0x7c => Exit::Wrmsr,
-        0x7b => port(control.exit_info1),
-        0x81 => Exit::Hypercall,
-        0x400 => nested_page_fault(vmcb),
+pub(super) fn serve_frequent<S: Server<SvmVcpu>>(server: &mut S, code: u64) -> Option<S::Output> {
+    let vmcb = &server.vcpu().area.vmcb;
+    Some(match code {
+        0x72 => server.serve(Frequent::Cpuid),
+        0x7c if vmcb.control.exit_info1 & 1 == 0 => server.serve(Frequent::Rdmsr),
+        0x7c => server.serve(Frequent::Wrmsr),
+        0x7b => {
+            let access = port(vmcb.control.exit_info1);
+            server.serve(Frequent::Port(access))
+        }
+        0x81 => server.serve(Frequent::Hypercall),
+        0x400 => {
+            let fault = nested_page_fault(vmcb);
+            server.serve(fault)
+        }
         _ => return None,
     })
 }
 
 /// All other exits.
-pub(super) fn rare(vmcb: &Vmcb) -> Exit {
-    let code = vmcb.control.exit_code;
+pub(super) fn rare(code: u64, vmcb: &Vmcb) -> Exit {
     match code {
         // CR0 to CR15 and DR0 to DR15, read and written.
         0x00..=0x3f => Exit::ControlRegister {
@@ -65,7 +72,7 @@ pub(super) fn rare(vmcb: &Vmcb) -> Exit {
         // INVLPGA, VMRUN, VMLOAD, VMSAVE, STGI, CLGI, SKINIT.
         0x7a | 0x80 | 0x82..=0x86 => Exit::Virtualization,
         0x7d => Exit::TaskSwitch,
-        0x7f => Exit::TripleFault,
+        SHUTDOWN => Exit::TripleFault,
         // XSETBV. Some processors and emulators check the intercept before the
         // privilege: what the guest would get without it is #GP(0).
         0x8d if vmcb.save.cpl == 0 => Exit::Xsetbv,
@@ -86,23 +93,22 @@ pub(super) fn rare(vmcb: &Vmcb) -> Exit {
 
 /// AMD APM vol. 2, 15.10.2 "IN and OUT Behavior": EXITINFO1.
 #[inline(always)]
-fn port(info: u64) -> Exit {
+fn port(info: u64) -> PortAccess {
     #[expect(clippy::cast_possible_truncation, reason = "bit fields")]
     let (port, width) = ((info >> 16) as u16, (info >> 4) as u8 & 7);
-    Exit::Port(PortAccess {
+    PortAccess {
         port,
         width,
         input: info & 1 != 0,
         string: info & 1 << 2 != 0,
-        repeat: info & 1 << 3 != 0,
-    })
+    }
 }
 
 /// AMD APM vol. 2, 15.25.6 "Nested versus Guest Page Faults": EXITINFO1 is a
 /// page-fault error code, bit 33 says that a guest page walk made the access;
 /// EXITINFO2 is the guest-physical address.
 #[inline(always)]
-fn nested_page_fault(vmcb: &Vmcb) -> Exit {
+fn nested_page_fault(vmcb: &Vmcb) -> Frequent {
     let info = vmcb.control.exit_info1;
     let access = if info & 1 << 4 != 0 {
         Access::Execute
@@ -111,7 +117,7 @@ fn nested_page_fault(vmcb: &Vmcb) -> Exit {
     } else {
         Access::Read
     };
-    Exit::NestedPageFault {
+    Frequent::NestedPageFault {
         gpa: vmcb.control.exit_info2,
         access,
         during_walk: info & 1 << 33 != 0,

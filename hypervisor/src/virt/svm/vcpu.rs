@@ -13,7 +13,8 @@ use super::{EFER_LMA, EFER_SVME, Features, NO_MEMORY, Svm, exit, state};
 use crate::arch::cpu;
 use crate::arch::memory::FramePool;
 use crate::virt::{
-    Event, Exit, Exited, GuestKind, LongEntry, Mode, Registers, Unsupported, Vcpu, VcpuConfig,
+    Event, Exit, Exited, GuestKind, LongEntry, Mode, Registers, Server, Teller, Unsupported, Vcpu,
+    VcpuConfig,
     reg::{self, GPRS},
 };
 
@@ -28,8 +29,6 @@ const EXCEPTIONS: u32 = 1 << 1 | 1 << 17;
 pub(crate) struct SvmVcpu {
     pub(super) area: &'static mut Area,
     features: Features,
-    /// The last exit that [`exit::frequent`] did not know.
-    rare: Exit,
     /// [`Self::before_entry`] has something to do.
     pub(super) attention: bool,
     /// What was changed in the VMCB since the last entry.
@@ -95,7 +94,6 @@ impl Vcpu for SvmVcpu {
         let mut vcpu = Self {
             area,
             features,
-            rare: Exit::Init,
             attention: true,
             dirty: Clean::all(),
             flush: true,
@@ -120,33 +118,44 @@ impl Vcpu for SvmVcpu {
 
     #[inline(always)]
     fn run(&mut self) -> Exited {
-        loop {
-            if self.attention && self.before_entry() {
-                self.rare = Exit::TripleFault;
-                return Exited {
-                    exit: self.rare,
-                    tsc: cpu::tsc(),
-                };
-            }
-            // SAFETY: the area is ours, `new` saved the host state, and the
-            // nested page table holds no memory of the hypervisor.
-            unsafe { entry::enter(&raw mut *self.area) };
-            let tsc = cpu::tsc();
-            if self.interrupted_event() & VALID != 0 {
-                self.deliver_again();
-            }
-            if let Some(exit) = exit::frequent(&self.area.vmcb) {
-                return Exited { exit, tsc };
-            }
-            if self.decode_rare() {
-                let exit = self.rare;
-                return Exited { exit, tsc };
-            }
+        if self.attention && self.before_entry() {
+            return Exited {
+                code: exit::SHUTDOWN,
+                tsc: cpu::tsc(),
+            };
         }
+        // SAFETY: the area is ours, `new` saved the host state, and the
+        // nested page table holds no memory of the hypervisor.
+        unsafe { entry::enter(&raw mut *self.area) };
+        let tsc = cpu::tsc();
+        if self.interrupted_event() & VALID != 0 {
+            self.deliver_again();
+        }
+        let code = self.area.vmcb.control.exit_code;
+        Exited { code, tsc }
     }
 
-    fn rare_exit(&self) -> Exit {
-        self.rare
+    #[inline(always)]
+    fn serve_frequent<S: Server<Self>>(server: &mut S, code: u64) -> Option<S::Output> {
+        exit::serve_frequent(server, code)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn exit(&mut self, code: u64) -> Option<Exit> {
+        match code {
+            exit::NMI | exit::INIT => entry::take_pending(),
+            exit::IRET => {
+                self.iret_reached();
+                return None;
+            }
+            exit::DEBUG_EXCEPTION if self.step_done() => return None,
+            _ => {}
+        }
+        Some(match exit::serve_frequent(&mut Teller(self), code) {
+            Some(exit) => Exit::Frequent(exit),
+            None => exit::rare(code, &self.area.vmcb),
+        })
     }
 
     /// RAX and RSP are in the VMCB.
@@ -405,25 +414,6 @@ impl SvmVcpu {
         self.flush = false;
         self.dirty = Clean::empty();
         false
-    }
-
-    /// What is not worth a place in the hot path. Returns whether there is
-    /// something to tell: [`Self::rare`].
-    #[cold]
-    #[inline(never)]
-    fn decode_rare(&mut self) -> bool {
-        let code = self.area.vmcb.control.exit_code;
-        match code {
-            exit::NMI | exit::INIT => entry::take_pending(),
-            exit::IRET => {
-                self.iret_reached();
-                return false;
-            }
-            exit::DEBUG_EXCEPTION if self.step_done() => return false,
-            _ => {}
-        }
-        self.rare = exit::rare(&self.area.vmcb);
-        true
     }
 
     /// An instruction has been emulated: its interrupt shadow is over, and a

@@ -1,15 +1,15 @@
 //! From the exit reason to the neutral [`Exit`] (Intel SDM vol. 3, appendix
 //! "VMX Basic Exit Reasons" and "Basic VM-Exit Information").
 //!
-//! The reasons of busy guests are decoded in [`VmxVcpu::decode`], which is
-//! inlined into the loop; all others in [`VmxVcpu::decode_rare`].
+//! The everyday reasons are decoded in [`serve_frequent`], which is inlined
+//! into the loop; all others in [`VmxVcpu::decode_rare`].
 
 use core::arch::asm;
 
 use super::event::{Injection, blocked, kind};
 use super::vcpu::VmxVcpu;
 use super::{entry, fields as f};
-use crate::virt::{Access, Exit, PortAccess};
+use crate::virt::{Access, Exit, Frequent, PortAccess, Server, Teller};
 
 /// Basic exit reasons: bits 15:0 of the exit reason.
 pub(super) mod reason {
@@ -56,48 +56,44 @@ const DEBUG: u8 = 1;
 /// #DF: bit 12 is undefined with it.
 const DOUBLE_FAULT: u8 = 8;
 
+/// See [`crate::virt::Vcpu::serve_frequent`].
+#[inline(always)]
+pub(super) fn serve_frequent<S: Server<VmxVcpu>>(
+    server: &mut S,
+    outcome: u64,
+) -> Option<S::Output> {
+    Some(match outcome {
+        reason::CPUID => server.serve(Frequent::Cpuid),
+        reason::RDMSR => server.serve(Frequent::Rdmsr),
+        reason::WRMSR => server.serve(Frequent::Wrmsr),
+        reason::VMCALL => server.serve(Frequent::Hypercall),
+        reason::IO => {
+            let access = port_access(server.vcpu().vmcs.read(f::QUALIFICATION));
+            server.serve(Frequent::Port(access))
+        }
+        reason::EPT_VIOLATION => {
+            let violation = server.vcpu().ept_violation();
+            server.serve(violation)
+        }
+        _ => return None,
+    })
+}
+
 impl VmxVcpu {
-    /// The exit that `outcome` of the way in and out stands for.
-    #[inline(always)]
-    pub(super) fn decode(&mut self, outcome: u64) -> Exit {
-        match outcome {
-            reason::CPUID => Exit::Cpuid,
-            reason::RDMSR => Exit::Rdmsr,
-            reason::WRMSR => Exit::Wrmsr,
-            reason::VMCALL => Exit::Hypercall,
-            reason::IO => Exit::Port(port_access(self.vmcs.read(f::QUALIFICATION))),
-            reason::EPT_VIOLATION => self.ept_violation(),
-            _ => self.decode_rare(outcome),
+    /// See [`crate::virt::Vcpu::exit`]. There is nothing to tell of exits that
+    /// only say that the guest can now take what waited for it: they are the
+    /// end of one that has been reported.
+    pub(super) fn decode(&mut self, outcome: u64) -> Option<Exit> {
+        if matches!(outcome, reason::INTERRUPT_WINDOW | reason::NMI_WINDOW) {
+            return None;
         }
+        Some(match serve_frequent(&mut Teller(self), outcome) {
+            Some(exit) => Exit::Frequent(exit),
+            None => self.decode_rare(outcome),
+        })
     }
 
-    /// As [`Self::decode`]. Exits that only say that the guest can now take
-    /// what waited for it are followed by another entry at once: they are the
-    /// end of an exit that has been reported.
-    #[cold]
-    #[inline(never)]
     fn decode_rare(&mut self, outcome: u64) -> Exit {
-        let mut outcome = outcome;
-        loop {
-            match outcome {
-                reason::INTERRUPT_WINDOW | reason::NMI_WINDOW => {}
-                reason::CPUID => return Exit::Cpuid,
-                reason::RDMSR => return Exit::Rdmsr,
-                reason::WRMSR => return Exit::Wrmsr,
-                reason::VMCALL => return Exit::Hypercall,
-                reason::IO => return Exit::Port(port_access(self.vmcs.read(f::QUALIFICATION))),
-                reason::EPT_VIOLATION => return self.ept_violation(),
-                _ => {
-                    self.rare = self.decode_other(outcome);
-                    return self.rare;
-                }
-            }
-            outcome = self.enter_with_events();
-            self.rip = self.vmcs.read(f::RIP);
-        }
-    }
-
-    fn decode_other(&mut self, outcome: u64) -> Exit {
         let qualification = self.vmcs.read(f::QUALIFICATION);
         match outcome {
             reason::EXCEPTION_OR_NMI => self.exception_or_nmi(qualification),
@@ -141,7 +137,7 @@ impl VmxVcpu {
 
     /// SDM vol. 3, table "Exit Qualification for EPT Violations".
     #[inline(always)]
-    fn ept_violation(&mut self) -> Exit {
+    fn ept_violation(&mut self) -> Frequent {
         const WRITE: u64 = 1 << 1;
         const FETCH: u64 = 1 << 2;
         const LINEAR_ADDRESS_VALID: u64 = 1 << 7;
@@ -151,7 +147,7 @@ impl VmxVcpu {
         if !self.delivery_was_interrupted() && qualification & IRET_UNBLOCKED_NMI != 0 {
             self.block_nmis();
         }
-        Exit::NestedPageFault {
+        Frequent::NestedPageFault {
             gpa,
             access: if qualification & FETCH != 0 {
                 Access::Execute
@@ -268,7 +264,6 @@ fn port_access(qualification: u64) -> PortAccess {
         width: (bytes[0] & 7) + 1,
         input: bytes[0] & 1 << 3 != 0,
         string: bytes[0] & 1 << 4 != 0,
-        repeat: bytes[0] & 1 << 5 != 0,
     }
 }
 

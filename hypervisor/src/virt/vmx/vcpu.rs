@@ -11,7 +11,7 @@ use super::{Vmx, ept, exit, fields as f, host, state};
 use crate::arch::cpu;
 use crate::arch::memory::FramePool;
 use crate::virt::{
-    Event, Exit, Exited, LongEntry, Mode, Registers, Unsupported, Vcpu, VcpuConfig,
+    Event, Exit, Exited, LongEntry, Mode, Registers, Server, Unsupported, Vcpu, VcpuConfig,
     reg::{self, GPRS},
 };
 
@@ -40,8 +40,6 @@ pub(crate) struct VmxVcpu {
     pub(super) context: &'static mut Context,
     /// RIP at the last exit, or where it has been moved since.
     pub(super) rip: u64,
-    /// The last exit that [`Self::decode`] does not know.
-    pub(super) rare: Exit,
     /// Something is to be done before the next entry ([`Self::enter_with_events`]).
     pub(super) attention: bool,
     /// VMLAUNCH has succeeded: VMRESUME from now on.
@@ -190,7 +188,6 @@ impl Vcpu for VmxVcpu {
             // SAFETY: zeros are valid integers.
             context: unsafe { page.leak() },
             rip: 0,
-            rare: Exit::Init,
             attention: true,
             launched: false,
             events: Events::default(),
@@ -234,12 +231,18 @@ impl Vcpu for VmxVcpu {
         };
         let tsc = cpu::tsc();
         self.rip = self.vmcs.read_again(f::RIP);
-        let exit = self.decode(outcome);
-        Exited { exit, tsc }
+        Exited { code: outcome, tsc }
     }
 
-    fn rare_exit(&self) -> Exit {
-        self.rare
+    #[inline(always)]
+    fn serve_frequent<S: Server<Self>>(server: &mut S, code: u64) -> Option<S::Output> {
+        exit::serve_frequent(server, code)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn exit(&mut self, code: u64) -> Option<Exit> {
+        self.decode(code)
     }
 
     #[inline(always)]
