@@ -23,6 +23,12 @@ pub(crate) enum Request {
     Init = 1 << 3,
     /// A start-up IPI from another core of the same guest.
     Sipi = 1 << 4,
+    /// Prepare the partition's memory anew, and start all of its cores.
+    Renew = 1 << 5,
+    /// Look at the flags that the operator imposes.
+    Flags = 1 << 6,
+    /// Forget translations of the guest's memory.
+    Flush = 1 << 7,
 }
 
 /// Requests taken at once.
@@ -180,6 +186,11 @@ impl CoreShared {
     /// kick is still to come.
     pub(crate) fn owe_kick(&self) {
         self.owed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether a kick is still to come whose requests have been taken.
+    pub(crate) fn owes_kick(&self) -> bool {
+        self.owed.load(Ordering::Relaxed) != 0
     }
 
     /// Whether an NMI without a request is the kick of requests that have been

@@ -8,6 +8,7 @@
 
 mod arch;
 mod boot;
+mod control;
 mod cores;
 mod exit;
 mod partition;

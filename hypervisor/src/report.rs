@@ -54,7 +54,7 @@ pub(crate) fn partition<V: Vendor>(partition: &Partition<V>) {
         name: partition.name(),
         state: partition.life.state(),
         exit_code: partition.life.exit_code(),
-        restarts: partition.life.restarts.load(Ordering::Relaxed),
+        restarts: partition.life.status.restarts.load(Ordering::Relaxed),
         detail: &detail,
     }));
     for core in partition.config.cpus.iter() {

@@ -33,6 +33,8 @@ pub(crate) struct Core<V: Vendor> {
     pub(crate) cpuid: &'static CpuidCache,
     /// Flags in force.
     pub(crate) dataplane: Dataplane,
+    /// Those that the program asked for: the operator may impose DEBUG.
+    pub(crate) asked: Dataplane,
     /// QUIESCE (which STRICT and DEBUG imply) is in force, or Linux is watched:
     /// the one test that every exit pays for them.
     pub(crate) watched: bool,
@@ -110,6 +112,7 @@ fn build<V: Vendor>(
         counters,
         cpuid,
         dataplane: Dataplane::empty(),
+        asked: Dataplane::empty(),
         watched,
         last_vector: 0,
         refusals: Cell::new(report::REFUSALS),
@@ -267,6 +270,8 @@ impl<V: Vendor> Core<V> {
         };
         if let Some(entry) = &entry {
             self.vcpu.reset_long(entry);
+            self.last_vector = 0;
+            self.set_flags(Dataplane::empty());
         }
         entry.is_some()
     }
@@ -279,7 +284,12 @@ impl<V: Vendor> Core<V> {
         if !requests.is_empty() {
             self.shared.note_served();
         }
-        if requests.has(Request::Start) {
+        if requests.has(Request::Renew)
+            && let Some(partition) = self.partition
+        {
+            life::renew_and_start(partition, self.number);
+            Start::Begin
+        } else if requests.has(Request::Start) {
             Start::Begin
         } else if requests.has(Request::Sipi) && self.guest.kind == GuestKind::Linux {
             Start::Sipi(self.shared.sipi_vector())
@@ -305,8 +315,15 @@ impl<V: Vendor> Core<V> {
         self.set_flags(Dataplane::empty());
     }
 
-    /// Puts `flags` in force.
+    /// Puts `flags` in force, and DEBUG if the operator imposes it.
     pub(crate) fn set_flags(&mut self, flags: Dataplane) {
+        self.asked = flags;
+        let imposed = self.partition.is_some_and(Partition::debug_imposed);
+        let flags = if imposed {
+            flags | Dataplane::DEBUG
+        } else {
+            flags
+        };
         let debug = flags.contains(Dataplane::DEBUG);
         if debug != self.dataplane.contains(Dataplane::DEBUG) {
             self.vcpu.set_interrupt_exiting(debug);
@@ -316,6 +333,16 @@ impl<V: Vendor> Core<V> {
         self.counters
             .dataplane
             .store(flags.bits(), Ordering::Relaxed);
+    }
+
+    /// The operator has changed what is imposed.
+    pub(crate) fn impose_flags(&mut self) {
+        self.set_flags(self.asked);
+        if self.partition.is_some_and(|partition| !partition.config.apic) {
+            // What comes is to be seen under DEBUG; otherwise it is not to be
+            // taken at all.
+            apic::silence(self.dataplane.contains(Dataplane::DEBUG));
+        }
     }
 
     /// Adds the vectors that are pending or in service to the interrupts since

@@ -2,7 +2,7 @@
 
 use core::fmt::Display;
 
-use cloister_abi::{LinuxState, MAX_PARTITIONS, PartitionState};
+use cloister_abi::{LinuxState, MAX_PARTITIONS};
 use cloister_core::acpi::{Fadt, sleep_type};
 use cloister_core::bzimage::Kernel;
 use cloister_core::memory::{
@@ -14,14 +14,16 @@ use heapless::{String, Vec};
 use raw_cpuid::CpuId;
 use spin::{Mutex, Once};
 
-use crate::arch::memory::{Block, PAGE};
+use crate::arch::memory::{Block, FramePool, PAGE};
 use crate::arch::{console, cpu, paging};
 use crate::boot::acpi::{Firmware, dsdt};
 use crate::boot::claim::{Claimed, claim};
 use crate::boot::info::{BootInfo, MAX_MODULES};
 use crate::boot::smp;
 use crate::boot::topology::smt_siblings;
+use crate::control::{self, Control};
 use crate::cores;
+use crate::partition::Partition;
 use crate::partition::linux::{self, Linux, Source};
 use crate::partition::load;
 use crate::report;
@@ -283,20 +285,23 @@ pub(crate) fn system<V: Vendor>(
     let gib_pages = V::nested_gib_pages(gib_pages());
     let foreign: Vec<Range, { MAX_PARTITIONS + MAX_MODULES + 2 }> =
         foreign(info, manifest, memory).collect();
-    let mut partitions = Vec::new();
+    let mut partitions: Vec<Partition<V>, MAX_PARTITIONS> = Vec::new();
+    let table = control::statistics::table(pool).ok_or_else(no_memory)?;
     let blocks = core::mem::take(&mut memory.partitions);
-    for ((asid, config), block) in (FIRST_PARTITION_ASID..).zip(&manifest.partitions).zip(blocks) {
+    let all = (FIRST_PARTITION_ASID..)
+        .zip(&manifest.partitions)
+        .zip(blocks);
+    for (((asid, config), block), status) in all.zip(table) {
         let fail =
             |error: &dyn Display| complaint(format_args!("partition \"{}\": {error}", config.name));
         let module = info
             .module(&config.program)
             .ok_or_else(|| fail(&"its program is missing"))?;
         let image = module.bytes();
-        let partition = load::create::<V>(config, asid, block, image, pool, gib_pages)
+        let partition = load::create::<V>(config, asid, block, image, status, pool, gib_pages)
             .map_err(|error| fail(&error))?;
-        if config.autostart {
-            partition.life.set_state(PartitionState::Running);
-        }
+        let cores = u32::try_from(config.cpus.len()).unwrap_or(0);
+        partition.life.boot(config.autostart, cores);
         let _ = partitions.push(partition);
     }
     let linux = match &manifest.linux {
@@ -305,6 +310,10 @@ pub(crate) fn system<V: Vendor>(
             linux.set_state(LinuxState::Running);
             Some(linux)
         }
+        None => None,
+    };
+    let control = match &linux {
+        Some(linux) => control_function::<V>(firmware, table, &partitions, linux, pool)?,
         None => None,
     };
     let fadt = firmware.fadt.as_ref();
@@ -318,6 +327,7 @@ pub(crate) fn system<V: Vendor>(
         partitions,
         cores: firmware.cores.len(),
         io: io.unwrap_or_default(),
+        control,
     };
     if let Some(linux) = &mut system.linux {
         let claimed = manifest.partitions.iter().flat_map(|p| p.ports.iter());
@@ -326,17 +336,18 @@ pub(crate) fn system<V: Vendor>(
             .copied()
             .chain(console)
             .flat_map(|range| range.iter());
-        linux::permit(&mut linux.guest, foreign.chain(system.io.ports()));
+        let config = system.control.as_ref().map(|_| control::PORTS);
+        let ports = foreign.chain(system.io.ports());
+        linux::permit(&mut linux.guest, ports.chain(config.into_iter().flatten()));
     }
-    place.place(system).map(|system| &*system).ok_or_else(no_memory)
+    place
+        .place(system)
+        .map(|system| &*system)
+        .ok_or_else(no_memory)
 }
 
 /// Everything that is not Linux's.
-fn foreign(
-    info: &BootInfo,
-    manifest: &Manifest,
-    memory: &Claimed,
-) -> impl Iterator<Item = Range> {
+fn foreign(info: &BootInfo, manifest: &Manifest, memory: &Claimed) -> impl Iterator<Item = Range> {
     let kept = info
         .modules
         .iter()
@@ -347,6 +358,31 @@ fn foreign(
         .into_iter()
         .chain(blocks)
         .chain(kept)
+}
+
+/// The function through which Linux sees the partitions.
+fn control_function<V: Vendor>(
+    firmware: &Firmware,
+    table: &'static control::statistics::Table,
+    partitions: &[Partition<V>],
+    linux: &Linux<V>,
+    pool: &FramePool,
+) -> Result<Option<Control>, Complaint> {
+    const NO_MEMORY: &str = "hypervisor.memory is too small for the control function";
+    let complain = |what: &str| complaint(format_args!("{what}"));
+    let pages = control::statistics::Pages::new(table, firmware.cores.len(), pool);
+    let mut pages = pages.ok_or_else(|| complain(NO_MEMORY))?;
+    for (index, partition) in partitions.iter().enumerate() {
+        pages.add_console(index, partition.console);
+    }
+    pages.describe::<V>(linux.guest.cpus, partitions.len());
+    let control = Control::create(firmware, pages, pool).map_err(complain)?;
+    if let Some(control) = &control
+        && !control.map_config(&linux.guest)
+    {
+        return Err(complain(NO_MEMORY));
+    }
+    Ok(control)
 }
 
 fn linux_guest<V: Vendor>(

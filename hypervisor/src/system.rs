@@ -8,6 +8,7 @@ use heapless::Vec;
 
 use crate::arch::memory::FramePool;
 use crate::boot::acpi::Firmware;
+use crate::control::Control;
 use crate::partition::Partition;
 use crate::partition::linux::Linux;
 use crate::virt::Vendor;
@@ -23,6 +24,8 @@ pub(crate) struct System<V: Vendor> {
     pub(crate) cores: usize,
     /// Ports through which the machine is switched off or reset.
     pub(crate) io: IoFacts,
+    /// Linux's view of all this; none without Linux.
+    pub(crate) control: Option<Control>,
 }
 
 impl<V: Vendor> System<V> {

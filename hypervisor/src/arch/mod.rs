@@ -10,6 +10,8 @@ pub(crate) mod memory;
 pub(crate) mod msr;
 pub(crate) mod paging;
 pub(crate) mod passthrough;
+pub(crate) mod pci;
 pub(crate) mod percpu;
 pub(crate) mod tables;
 pub(crate) mod uart;
+pub(crate) mod window;

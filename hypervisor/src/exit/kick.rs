@@ -1,6 +1,6 @@
 //! NMIs: a kick by another core of the hypervisor, or a real one.
 
-use cloister_abi::Reason;
+use cloister_abi::{PartitionState, Reason};
 
 use crate::arch::{apic, percpu};
 use crate::cores::Request;
@@ -28,8 +28,18 @@ pub(crate) fn serve<V: Vendor>(core: &mut Core<V>) -> Next {
     let requests = core.shared.take();
     core.update_interrupts();
     let mut next = Next::Resume;
-    if requests.has(Request::Stop) {
+    // A partition that runs was started anew before the request was seen.
+    let runs = core
+        .partition
+        .is_some_and(|partition| partition.life.state() == PartitionState::Running);
+    if requests.has(Request::Stop) && !runs {
         next = Next::Park;
+    }
+    if requests.has(Request::Flags) {
+        core.impose_flags();
+    }
+    if requests.has(Request::Flush) {
+        core.vcpu.flush_nested();
     }
     if requests.has(Request::Init) && core.guest.kind == GuestKind::Linux {
         reset_apic::<V>();
@@ -52,7 +62,7 @@ pub(crate) fn reset_apic<V: Vendor>() {
         if apic::in_service().is_some() {
             apic::end_of_interrupt();
         } else if apic::pending().is_some() {
-            V::drain_interrupt();
+            apic::hold_exception_vectors(V::drain_interrupt);
         } else {
             break;
         }

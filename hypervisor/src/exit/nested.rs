@@ -4,6 +4,7 @@ use cloister_abi::Reason;
 use cloister_core::decode;
 use cloister_core::nested::{MemoryType, Rights};
 
+use crate::control;
 use crate::exit::{Next, Served, apic};
 use crate::partition::{Partition, life};
 use crate::report;
@@ -85,6 +86,12 @@ fn in_linux<V: Vendor>(core: &mut Core<V>, gpa: u64, access: Access, during_walk
     let translation = core.guest.lookup(gpa);
     if translation.is_none() && !linux.is_foreign(gpa) && linux.map_device(gpa) {
         return Next::Resume;
+    }
+    if access == Access::Write
+        && !during_walk
+        && let Some(next) = control::memory_write(core, gpa)
+    {
+        return next;
     }
     report::refused(
         core,

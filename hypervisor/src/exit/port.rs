@@ -8,6 +8,7 @@ use cloister_core::policy::Guest as PolicyGuest;
 use cloister_core::policy::io::{self, IoAction};
 
 use crate::arch::passthrough;
+use crate::control;
 use crate::exit::Served;
 use crate::report;
 use crate::run::Core;
@@ -46,6 +47,12 @@ fn serve_linux<V: Vendor>(core: &mut Core<V>, reason: Reason, access: PortAccess
     }
     #[expect(clippy::cast_possible_truncation, reason = "OUT writes at most EAX")]
     let value = core.vcpu.register(reg::RAX) as u32;
+    if let Some(read) = control::port(core, access, value) {
+        if access.input {
+            set_result(core, access.width, read);
+        }
+        return;
+    }
     let question = io::PortAccess {
         port: access.port,
         width: access.width,

@@ -32,7 +32,7 @@ pub(crate) fn set<V: Vendor>(
     if flags.contains(Dataplane::POPULATE) && !populate(core, partition) {
         return (Error::NotAllowed as i64, Next::Resume);
     }
-    let previous = core.dataplane;
+    let previous = core.asked;
     let traced_anyway = core.watched;
     if flags.contains(Dataplane::QUIESCE) {
         match quiesce(core, partition, flags) {

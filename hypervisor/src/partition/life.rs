@@ -6,9 +6,10 @@ use core::sync::atomic::Ordering;
 
 use cloister_abi::{LinuxState, PartitionState};
 
+use crate::control::statistics::set_text;
 use crate::cores::{self, Request};
 use crate::exit::Next;
-use crate::partition::{Partition, load};
+use crate::partition::{Partition, load, operator};
 use crate::report;
 use crate::run::Core;
 use crate::system::System;
@@ -44,7 +45,11 @@ pub(crate) fn fail<V: Vendor>(core: &mut Core<V>, why: core::fmt::Arguments<'_>)
         .life
         .change(PartitionState::Running, PartitionState::Failed)
     {
-        let _ = write!(partition.life.detail.lock(), "{why}");
+        let mut detail = partition.life.detail.lock();
+        let _ = write!(detail, "{why}");
+        let status = partition.life.status;
+        set_text(&status.detail, &status.detail_length, &detail);
+        drop(detail);
         log::warn!(
             "partition \"{}\" failed on core {}: {why}",
             partition.name(),
@@ -65,8 +70,8 @@ pub(crate) fn stop_others<V: Vendor>(core: &Core<V>) {
 /// Wants the partition started anew once all its cores are parked, unless it
 /// has been restarted `max` times.
 pub(crate) fn restart_within<V: Vendor>(partition: &Partition<V>, max: u32) {
-    if partition.life.restarts.load(Ordering::Relaxed) < max {
-        partition.life.restart_due.store(true, Ordering::Release);
+    if partition.life.status.restarts.load(Ordering::Relaxed) < max {
+        partition.life.restart_due.store(true, Ordering::SeqCst);
     } else {
         log::warn!(
             "partition \"{}\" was restarted {max} times and is left stopped",
@@ -78,25 +83,15 @@ pub(crate) fn restart_within<V: Vendor>(partition: &Partition<V>, max: u32) {
 /// A core of `partition` has left its guest; the last one closes the run.
 pub(crate) fn core_parked<V: Vendor>(core: &Core<V>, partition: &Partition<V>) {
     let life = &partition.life;
-    let cores = partition.config.cpus;
     let parked = life.parked.fetch_add(1, Ordering::AcqRel) + 1;
-    if (parked as usize) < cores.len() {
+    if (parked as usize) < partition.config.cpus.len() {
+        life.status.inside.fetch_sub(1, Ordering::Release);
         return;
     }
     life.parked.store(0, Ordering::Release);
     report::drain(partition);
-    if life.restart_due.load(Ordering::Acquire) {
-        life.restarts.fetch_add(1, Ordering::Relaxed);
-        life.renew();
-        load::fill(partition);
-        life.set_state(PartitionState::Running);
-        log::info!(
-            "partition \"{}\" restarts from its pristine image",
-            partition.name()
-        );
-        for other in cores.iter() {
-            cores::core(other).ask(Request::Start);
-        }
+    if life.restart_due.swap(false, Ordering::SeqCst) {
+        restart(core, partition);
         return;
     }
     report::partition(partition);
@@ -106,7 +101,45 @@ pub(crate) fn core_parked<V: Vendor>(core: &Core<V>, partition: &Partition<V>) {
         life.state().name()
     );
     life.settled.store(true, Ordering::SeqCst);
+    life.status.inside.store(0, Ordering::Release);
+    // The operator may have wanted a restart just before it settled.
+    if life.restart_due.load(Ordering::SeqCst) && operator::claim(partition) {
+        restart(core, partition);
+        return;
+    }
     end_if_over(core.system);
+}
+
+/// Starts the partition anew, with this core.
+fn restart<V: Vendor>(core: &Core<V>, partition: &Partition<V>) {
+    let life = &partition.life;
+    if life.state() == PartitionState::Violated {
+        life.status.restarts.fetch_add(1, Ordering::Relaxed);
+    }
+    life.set_state(PartitionState::Running);
+    log::info!(
+        "partition \"{}\" restarts from its pristine image",
+        partition.name()
+    );
+    renew_and_start(partition, core.number);
+    core.shared.ask(Request::Start);
+}
+
+/// Brings the partition's memory into its first state, and starts its other
+/// cores than `this`, on which it runs. The partition is in state `Running`,
+/// or the operator has stopped it meanwhile: then every core finds that out
+/// and parks.
+pub(crate) fn renew_and_start<V: Vendor>(partition: &Partition<V>, this: usize) {
+    let life = &partition.life;
+    life.renew();
+    load::fill(partition);
+    life.status.starts.fetch_add(1, Ordering::Relaxed);
+    let cores = partition.config.cpus;
+    let number = u32::try_from(cores.len()).unwrap_or(0);
+    life.status.inside.store(number, Ordering::Release);
+    for other in cores.iter().filter(|&other| other != this) {
+        cores::core(other).ask(Request::Start);
+    }
 }
 
 /// Ends the run when nothing runs any more: no Linux, or a failed one, and no
@@ -116,12 +149,8 @@ fn end_if_over<V: Vendor>(system: &System<V>) {
         .linux
         .as_ref()
         .is_none_or(|linux| linux.state() == LinuxState::Failed);
-    let over = |partition: &Partition<V>| match partition.life.state() {
-        PartitionState::Loaded => !partition.config.autostart,
-        _ => partition.life.settled.load(Ordering::SeqCst),
-    };
     if linux_over
-        && system.partitions.iter().all(over)
+        && system.partitions.iter().all(operator::is_settled)
         && report::end(system, "completed", "nothing runs any more")
     {
         crate::boot::power::off(system.firmware);

@@ -3,16 +3,19 @@
 
 use core::sync::atomic::Ordering;
 
+use cloister_abi::control::PartitionStatus;
 use cloister_abi::shared::{ConsoleRing, INFO_MAGIC, PROGRAM_BASE, PartitionInfo, STACK_SIZE};
 use cloister_abi::{Dataplane, VERSION};
 use cloister_core::elf::Program;
 use cloister_core::nested::{MemoryType, Rights};
+use spin::Mutex;
 
 use crate::arch::apic;
 use crate::arch::memory::{Block, Frame, FramePool, PAGE};
+use crate::control::statistics::set_text;
 use crate::cores;
+use crate::partition::{Image, Life, Partition};
 use crate::virt::guest::Guest;
-use crate::partition::{Life, Partition};
 use crate::virt::{GuestKind, LongEntry, Permissions, Vendor};
 
 /// Guest-physical addresses in the loader's first MiB. Page 0 is not mapped.
@@ -55,6 +58,7 @@ pub(crate) fn create<V: Vendor>(
     asid: u16,
     block: Block,
     image: &'static [u8],
+    status: &'static PartitionStatus,
     pool: &'static FramePool,
     gib_pages: bool,
 ) -> Result<Partition<V>, heapless::String<160>> {
@@ -103,6 +107,7 @@ pub(crate) fn create<V: Vendor>(
             .map_err(|_| say("memory reaches the APIC page at 0xfee00000; give it less"))?;
     }
     describe::<V>(config, info);
+    show(config, status);
     let partition = Partition {
         config,
         guest,
@@ -110,8 +115,8 @@ pub(crate) fn create<V: Vendor>(
         shared,
         info,
         console,
-        image,
-        life: Life::new(),
+        image: Mutex::new(Image::Module(image)),
+        life: Life::new(status),
     };
     Program::parse(image, partition.block.len()).map_err(|error| {
         let mut text = heapless::String::new();
@@ -159,6 +164,16 @@ fn describe<V: Vendor>(config: &cloister_manifest::Partition, info: &mut Partiti
     info.args_len = copy(&mut info.args, config.args.as_bytes());
 }
 
+/// Shows in the status table what never changes.
+fn show(config: &cloister_manifest::Partition, status: &PartitionStatus) {
+    let cpus = config.cpus.iter().map(|core| 1_u64 << core);
+    let allowed = config.dataplane.with_implied().bits();
+    status.cpus.store(cpus.sum(), Ordering::Relaxed);
+    status.memory.store(config.memory, Ordering::Relaxed);
+    status.allowed.store(allowed, Ordering::Relaxed);
+    set_text(&status.name, &status.name_length, &config.name);
+}
+
 fn copy(to: &mut [u8], from: &[u8]) -> u32 {
     for (to, from) in to.iter_mut().zip(from) {
         *to = *from;
@@ -171,7 +186,8 @@ fn copy(to: &mut [u8], from: &[u8]) -> u32 {
 pub(crate) fn fill<V: Vendor>(partition: &Partition<V>) {
     let memory = &partition.block;
     memory.zero();
-    let Ok(program) = Program::parse(partition.image, memory.len()) else {
+    let mut image = partition.image.lock();
+    let Ok(program) = Program::parse(image.bytes(), memory.len()) else {
         return;
     };
     for segment in program.segments() {
@@ -185,9 +201,12 @@ pub(crate) fn fill<V: Vendor>(partition: &Partition<V>) {
         partition.shared,
         partition.config.apic && !apic::is_x2apic_machine(),
     );
-    let restarts = partition.life.restarts.load(Ordering::Relaxed);
+    let restarts = partition.life.status.restarts.load(Ordering::Relaxed);
     partition.info.restarts.store(restarts, Ordering::Relaxed);
     partition.console.written.store(0, Ordering::Relaxed);
+    for byte in &partition.console.bytes {
+        byte.store(0, Ordering::Relaxed);
+    }
     *partition.life.printed.lock() = 0;
 }
 
@@ -225,7 +244,8 @@ fn page_tables(memory: &Block, shared: u64, apic: bool) {
 
 /// The state in which core number `index` of the partition starts.
 pub(crate) fn entry<V: Vendor>(partition: &Partition<V>, index: usize) -> Option<LongEntry> {
-    let program = Program::parse(partition.image, partition.block.len()).ok()?;
+    let mut image = partition.image.lock();
+    let program = Program::parse(image.bytes(), partition.block.len()).ok()?;
     let stack_top = PROGRAM_BASE - index as u64 * STACK_SIZE;
     Some(LongEntry {
         rip: program.entry(),

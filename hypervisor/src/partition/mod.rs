@@ -6,17 +6,19 @@ pub(crate) mod dataplane;
 pub(crate) mod life;
 pub(crate) mod linux;
 pub(crate) mod load;
+pub(crate) mod operator;
 pub(crate) mod violation;
 
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use cloister_abi::PartitionState;
+use cloister_abi::control::PartitionStatus;
 use cloister_abi::shared::{ConsoleRing, PartitionInfo};
 use spin::Mutex;
 
-use crate::arch::memory::Block;
-use crate::virt::guest::Guest;
+use crate::arch::memory::{Block, Frame};
 use crate::virt::Vendor;
+use crate::virt::guest::Guest;
 
 /// One partition.
 pub(crate) struct Partition<V: Vendor> {
@@ -30,21 +32,38 @@ pub(crate) struct Partition<V: Vendor> {
     pub(crate) info: &'static PartitionInfo,
     /// What its program prints. Nothing in it is trusted.
     pub(crate) console: &'static ConsoleRing,
-    /// Its pristine image.
-    pub(crate) image: &'static [u8],
+    /// Its pristine image. Changed only while it does not run.
+    pub(crate) image: Mutex<Image>,
     pub(crate) life: Life,
+}
+
+/// A program's ELF file.
+pub(crate) enum Image {
+    /// The module that GRUB loaded.
+    Module(&'static [u8]),
+    /// What the operator put in its place, in so many bytes of the frame.
+    Replaced { frame: Frame, length: usize },
+}
+
+impl Image {
+    /// The file.
+    pub(crate) fn bytes(&mut self) -> &[u8] {
+        match self {
+            Self::Module(bytes) => bytes,
+            Self::Replaced { frame, length } => frame.bytes().get(..*length).unwrap_or(&[]),
+        }
+    }
 }
 
 /// What changes while a partition lives.
 pub(crate) struct Life {
-    state: AtomicU8,
-    /// Highest exit code so far, plus one; 0 before the first.
-    exit_code: AtomicU64,
+    /// State, exit code, counts of starts and violations: where Linux reads
+    /// them.
+    pub(crate) status: &'static PartitionStatus,
     /// Cores that have called `finish` since the last start.
     pub(crate) finished: AtomicU32,
     /// Cores that are not in the guest.
     pub(crate) parked: AtomicU32,
-    pub(crate) restarts: AtomicU32,
     /// A restart is due as soon as all cores are parked.
     pub(crate) restart_due: AtomicBool,
     /// All cores are parked, and it is not started again by itself.
@@ -59,13 +78,11 @@ pub(crate) struct Life {
 
 impl Life {
     /// A partition that is loaded.
-    pub(crate) const fn new() -> Self {
+    pub(crate) const fn new(status: &'static PartitionStatus) -> Self {
         Self {
-            state: AtomicU8::new(PartitionState::Loaded as u8),
-            exit_code: AtomicU64::new(0),
+            status,
             finished: AtomicU32::new(0),
             parked: AtomicU32::new(0),
-            restarts: AtomicU32::new(0),
             restart_due: AtomicBool::new(false),
             settled: AtomicBool::new(false),
             populated: AtomicBool::new(false),
@@ -74,43 +91,59 @@ impl Life {
         }
     }
 
+    /// Running from the start, or not before it is told.
+    pub(crate) fn boot(&self, autostart: bool, cores: u32) {
+        self.settled.store(!autostart, Ordering::SeqCst);
+        if autostart {
+            self.status.starts.store(1, Ordering::Relaxed);
+            self.status.inside.store(cores, Ordering::Relaxed);
+            self.set_state(PartitionState::Running);
+        }
+    }
+
     /// Where it stands.
     pub(crate) fn state(&self) -> PartitionState {
-        PartitionState::from_code(self.state.load(Ordering::Acquire))
+        u8::try_from(self.status.state.load(Ordering::Acquire))
+            .ok()
+            .and_then(PartitionState::from_code)
             .unwrap_or(PartitionState::Failed)
     }
 
     /// Moves on.
     pub(crate) fn set_state(&self, state: PartitionState) {
-        self.state.store(state as u8, Ordering::Release);
+        self.status.state.store(state as u32, Ordering::Release);
     }
 
     /// Moves from `from` to `to`; says whether it was there. Of two cores that
     /// end a partition at the same time, the first decides how.
     pub(crate) fn change(&self, from: PartitionState, to: PartitionState) -> bool {
-        self.state
-            .compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire)
+        let state = &self.status.state;
+        state
+            .compare_exchange(from as u32, to as u32, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
     }
 
     /// Highest exit code that its cores gave.
     pub(crate) fn exit_code(&self) -> Option<u64> {
-        self.exit_code.load(Ordering::Relaxed).checked_sub(1)
+        let stored = self.status.exit_code.load(Ordering::Relaxed);
+        stored.checked_sub(1)
     }
 
     /// A core gave `code`.
     pub(crate) fn note_exit_code(&self, code: u64) {
-        self.exit_code
+        self.status
+            .exit_code
             .fetch_max(code.saturating_add(1), Ordering::Relaxed);
     }
 
     /// Forgets the last run.
     pub(crate) fn renew(&self) {
         self.finished.store(0, Ordering::Relaxed);
-        self.exit_code.store(0, Ordering::Relaxed);
+        self.status.exit_code.store(0, Ordering::Relaxed);
         self.restart_due.store(false, Ordering::Relaxed);
         self.settled.store(false, Ordering::SeqCst);
         self.detail.lock().clear();
+        self.status.detail_length.store(0, Ordering::Relaxed);
     }
 }
 
@@ -118,5 +151,10 @@ impl<V: Vendor> Partition<V> {
     /// Its name.
     pub(crate) fn name(&self) -> &'static str {
         &self.config.name
+    }
+
+    /// Whether the operator imposes DEBUG.
+    pub(crate) fn debug_imposed(&self) -> bool {
+        self.life.status.debug.load(Ordering::Relaxed) != 0
     }
 }

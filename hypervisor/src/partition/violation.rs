@@ -1,6 +1,8 @@
 //! STRICT: any exit but `set_dataplane` and management's own kicks is a
 //! violation.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use cloister_abi::record::{Record, Violation};
 use cloister_abi::{BACKTRACE_FRAMES, Dataplane, PartitionState, Reason};
 use cloister_manifest::OnViolation;
@@ -23,7 +25,7 @@ pub(crate) fn check<V: Vendor>(core: &mut Core<V>, exit: &Exit, entered: u64) ->
     };
     let allowed = match exit {
         Exit::Frequent(Frequent::Hypercall) => hypercall::is_set_dataplane(core),
-        Exit::Nmi => core.shared.has_requests(),
+        Exit::Nmi => core.shared.has_requests() || core.shared.owes_kick(),
         _ => false,
     };
     if allowed {
@@ -49,6 +51,26 @@ pub(crate) fn check<V: Vendor>(core: &mut Core<V>, exit: &Exit, entered: u64) ->
         life::stop_others(core);
     }
     Next::Park
+}
+
+/// Shows the violation in the status table.
+fn show<V: Vendor>(partition: &Partition<V>, violation: &Violation<&str>, reason: Reason) {
+    let status = partition.life.status;
+    let set = |to: &AtomicU64, value: u64| to.store(value, Ordering::Relaxed);
+    status
+        .violation_core
+        .store(violation.core, Ordering::Relaxed);
+    status
+        .violation_reason
+        .store(reason as u32, Ordering::Relaxed);
+    set(&status.violation_rip, violation.rip);
+    set(&status.violation_cr3, violation.cr3);
+    set(&status.violation_tsc, violation.tsc);
+    set(&status.frames, u64::from(violation.frames));
+    for (to, from) in status.backtrace.iter().zip(violation.backtrace) {
+        set(to, from);
+    }
+    status.violations.fetch_add(1, Ordering::Release);
 }
 
 fn record<V: Vendor>(
@@ -77,6 +99,7 @@ fn record<V: Vendor>(
         frames: u32::try_from(frames.len()).unwrap_or(0),
         backtrace: addresses,
     };
+    show(partition, &violation, reason);
     console::lock().record(&Record::Violation(violation));
     log::info!(
         "partition \"{}\" broke STRICT: {} ({detail}) at rip {:#x}",
