@@ -237,8 +237,10 @@ impl CpuidCache {
     /// for the four kinds of leaves that depend on it.
     #[must_use]
     pub fn lookup(&self, leaf: u32, subleaf: u32, state: impl FnOnce() -> Dynamic) -> Regs {
-        let Some(slot) = self.slots.get(place(leaf)) else {
-            return self.beyond(leaf);
+        let slot = match (self.slots.get(place(leaf)), kvm_leaf(leaf)) {
+            (Some(slot), _) => slot,
+            (None, Some(regs)) if self.shows_kvm => return regs,
+            (None, _) => &self.missing,
         };
         self.fix(slot, subleaf, *self.entry(slot, subleaf), state)
     }
@@ -247,14 +249,6 @@ impl CpuidCache {
     fn entry(&self, slot: &Slot, subleaf: u32) -> &Regs {
         let index = usize::from(slot.first) + subleaf.min(u32::from(slot.last)) as usize;
         &self.entries[index % ENTRIES]
-    }
-
-    /// Leaves that no table holds.
-    fn beyond(&self, leaf: u32) -> Regs {
-        match kvm_leaf(leaf) {
-            Some(regs) if self.shows_kvm => regs,
-            _ => self.entries[usize::from(self.missing.first) % ENTRIES],
-        }
     }
 
     fn fix(
