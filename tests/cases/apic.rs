@@ -144,7 +144,7 @@ pub(crate) fn strict_send(bench: &Bench) -> Result<()> {
 /// An interrupt for somebody else's core is refused, and nobody gets it; one
 /// for the partition's own second core arrives.
 pub(crate) fn foreign_ipi(bench: &Bench) -> Result<()> {
-    let own = "core=0 ipi=2:0x50 taken=1 core=1 sti taken=1 cli";
+    let own = "meet core=0 ipi=2:0x50 taken=1 core=1 sti taken=1 cli";
     let ended = bench
         .system(partitions([
             neighbour(0),

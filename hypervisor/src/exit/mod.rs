@@ -95,11 +95,12 @@ pub(crate) fn serve<V: Vendor>(core: &mut Core<V>, exit: Exit) -> Served {
 }
 
 /// What `exit` will count as. [`serve`] says the same once it has served.
-pub(crate) fn reason<V: Vendor>(core: &Core<V>, exit: &Exit) -> Reason {
+pub(crate) fn reason<V: Vendor>(core: &mut Core<V>, exit: &Exit) -> Reason {
     match *exit {
         Exit::Frequent(exit) => match exit {
             Frequent::Cpuid => Reason::Cpuid,
             Frequent::Rdmsr => Reason::Rdmsr,
+            Frequent::Wrmsr if msr::is_icr_write(core) => Reason::ApicWrite,
             Frequent::Wrmsr => Reason::Wrmsr,
             Frequent::Port(access) if access.input => Reason::PortIn,
             Frequent::Port(_) => Reason::PortOut,

@@ -88,6 +88,13 @@ fn read_by_policy<V: Vendor>(core: &mut Core<V>, index: u32) {
     }
 }
 
+/// Whether the WRMSR that exited is of an x2APIC ICR that is the guest's.
+pub(crate) fn is_icr_write<V: Vendor>(core: &mut Core<V>) -> bool {
+    let (index, value) = (index(core), core.vcpu.edx_eax());
+    let context = context::<V>(policy_guest(core.partition));
+    decide_write(index, value, &context) == MsrAction::X2apicIcr
+}
+
 /// Serves WRMSR.
 #[inline(never)]
 pub(crate) fn write<V: Vendor>(core: &mut Core<V>) -> Served {

@@ -4,6 +4,7 @@
 //! | word | what it does |
 //! |---|---|
 //! | `core=N`, `core=all` | only core N does what follows; all do |
+//! | `meet` | waits until all cores have come to as many of these |
 //! | `enter=A+B`, `leave` | set_dataplane, which must succeed |
 //! | `busy=SOURCE` | set_dataplane(QUIESCE), which must fail with this source and change nothing |
 //! | `timer=COUNT` | arms the APIC timer, vector 0x40, one shot |
@@ -43,13 +44,15 @@ const ERROR_VECTOR: u32 = 0x41;
 /// Divide configuration: by 128 (Intel SDM vol. 3, "Divide Configuration
 /// Register").
 const DIVIDE_BY_128: u32 = 0b1010;
-/// How long `taken` waits, TSC cycles.
+/// How long `taken` and `meet` wait, TSC cycles.
 const PATIENCE: u64 = 4_000_000_000;
 
 /// What [`PRISTINE`] holds in the image.
 const MARK: u64 = 0x0123_4567_89ab_cdef;
 static PRISTINE: AtomicU64 = AtomicU64::new(MARK);
 static ZERO: AtomicU64 = AtomicU64::new(0);
+/// How often cores have come to `meet`.
+static ARRIVED: AtomicU64 = AtomicU64::new(0);
 /// What `set_dataplane` in a handler returned, negated and shifted by one.
 static INSIDE: AtomicU64 = AtomicU64::new(0);
 
@@ -57,6 +60,7 @@ fn main(partition: &Partition) -> u64 {
     let mut probe = Probe {
         partition,
         failures: 0,
+        meetings: 0,
     };
     let mut mine = true;
     for (key, value) in args::pairs(partition.args()) {
@@ -89,6 +93,7 @@ fn leave() {
 struct Probe<'a> {
     partition: &'a Partition,
     failures: u64,
+    meetings: u64,
 }
 
 impl Probe<'_> {
@@ -117,6 +122,7 @@ impl Probe<'_> {
                 let got = counters.interrupts_since_quiesce.load(Relaxed);
                 self.compare("interrupts since quiesce", got, count)
             }
+            ("meet", _) => self.meet(),
             ("dirty", _) => self.dirty(),
             ("cpuid", _) => {
                 core::hint::black_box(cpu::cpuid(0, 0));
@@ -203,6 +209,14 @@ impl Probe<'_> {
     fn taken(&mut self, count: u64) -> bool {
         wait_until(|| interrupts::total() >= count);
         self.compare("interrupts taken", interrupts::total(), count)
+    }
+
+    fn meet(&mut self) -> bool {
+        self.meetings += 1;
+        let all = self.meetings * u64::from(self.partition.cores());
+        ARRIVED.fetch_add(1, Relaxed);
+        let met = wait_until(|| ARRIVED.load(Relaxed) >= all);
+        self.compare("all cores met", u64::from(met), 1)
     }
 
     /// Data, zeroed data and memory behind the image are as after a start.
