@@ -153,7 +153,12 @@ fn write_efer<V: Vendor>(core: &mut Core<V>, value: u64) -> bool {
 /// EFER bits that the guest's CPUID offers.
 fn efer_bits(cpuid: &CpuidCache) -> u64 {
     let leaf = |leaf| cpuid.lookup(leaf, 0, Dynamic::default);
-    let (features, more) = (leaf(0x8000_0001), leaf(0x8000_0021));
+    // Intel answers a leaf beyond the last with that of another.
+    let more = match leaf(0x8000_0000).eax {
+        0x8000_0021.. => leaf(0x8000_0021).eax,
+        _ => 0,
+    };
+    let features = leaf(0x8000_0001);
     // The bit in EFER, the register that offers it, and the bit there.
     [
         (0, features.edx, 11),  // SCE: SYSCALL
@@ -162,7 +167,7 @@ fn efer_bits(cpuid: &CpuidCache) -> u64 {
         (11, features.edx, 20), // NXE
         (14, features.edx, 25), // FFXSR
         (15, features.ecx, 17), // TCE
-        (21, more.eax, 8),      // AIBRSE
+        (21, more, 8),          // AIBRSE
     ]
     .into_iter()
     .filter(|&(_, register, bit)| register & (1 << bit) != 0)
