@@ -11,14 +11,12 @@ use crate::arch::percpu::{self, PerCpu};
 use crate::arch::{apic, cpu, extended};
 use crate::cores::{self, CoreShared, Request};
 use crate::exit::{self, Next, Served};
-use crate::virt::guest::Guest;
 use crate::partition::{Partition, life, load, violation};
 use crate::report;
 use crate::system::System;
 use crate::trace;
-use crate::virt::{
-    Exited, Frequent, GuestKind, Server, Vcpu, VcpuConfig, Vendor, make_vcpu,
-};
+use crate::virt::guest::Guest;
+use crate::virt::{Exited, Frequent, GuestKind, Server, Vcpu, VcpuConfig, Vendor, make_vcpu};
 
 /// Everything a core has at hand while it serves its guest.
 pub(crate) struct Core<V: Vendor> {
@@ -338,7 +336,10 @@ impl<V: Vendor> Core<V> {
     /// The operator has changed what is imposed.
     pub(crate) fn impose_flags(&mut self) {
         self.set_flags(self.asked);
-        if self.partition.is_some_and(|partition| !partition.config.apic) {
+        if self
+            .partition
+            .is_some_and(|partition| !partition.config.apic)
+        {
             // What comes is to be seen under DEBUG; otherwise it is not to be
             // taken at all.
             apic::silence(self.dataplane.contains(Dataplane::DEBUG));

@@ -1,7 +1,7 @@
 //! This core's local APIC, in whichever mode it is (Intel SDM vol. 3,
 //! "Advanced Programmable Interrupt Controller"; AMD APM vol. 2, ch. 16).
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use raw_cpuid::CpuId;
 use x86::msr::IA32_APIC_BASE;
@@ -48,16 +48,23 @@ const ICR_NMI: u32 = 0x4400;
 const ICR_INIT: u32 = 0x4500;
 /// ICR: delivery mode start-up, level assert.
 const ICR_STARTUP: u32 = 0x4600;
+/// ICR: whom it is for, if that is not the destination.
+const SHORTHAND: u32 = 3 << 18;
 /// ICR: delivery status, send pending (xAPIC only).
 const ICR_PENDING: u32 = 1 << 12;
 
-/// The machine's APICs were switched to x2APIC mode at boot.
+/// The machine's APICs were switched to x2APIC mode at boot, and stay there:
+/// no guest can switch back.
 static X2APIC: AtomicBool = AtomicBool::new(false);
+/// Address of the xAPIC's registers, the same on all cores; no guest can move
+/// them.
+static REGISTERS: AtomicU64 = AtomicU64::new(0xfee0_0000);
 
 /// Switches this core to x2APIC mode where the processor has it (Intel SDM
 /// vol. 3, "x2APIC State Transitions"): only the ICR has to exit then. Called
 /// on every core before it sends or expects an IPI.
 pub(crate) fn enable_x2apic() {
+    REGISTERS.store(base() & BASE_ADDRESS, Ordering::Relaxed);
     let features = CpuId::new().get_feature_info();
     if features.is_some_and(|features| features.has_x2apic()) {
         // SAFETY: xAPIC to x2APIC mode is a legal transition, and a second
@@ -68,6 +75,7 @@ pub(crate) fn enable_x2apic() {
 }
 
 /// Whether [`enable_x2apic`] found x2APIC.
+#[inline]
 pub(crate) fn is_x2apic_machine() -> bool {
     X2APIC.load(Ordering::Relaxed)
 }
@@ -78,27 +86,22 @@ pub(crate) fn base() -> u64 {
     unsafe { msr::read(IA32_APIC_BASE) }
 }
 
-fn is_x2apic(base: u64) -> bool {
-    base & BASE_X2APIC != 0
-}
-
 const fn x2apic_msr(offset: u16) -> u32 {
     0x800 + (offset as u32 >> 4)
 }
 
-fn mmio(base: u64, offset: u16) -> *mut u32 {
-    ((base & BASE_ADDRESS) + u64::from(offset)) as *mut u32
+fn mmio(offset: u16) -> *mut u32 {
+    (REGISTERS.load(Ordering::Relaxed) + u64::from(offset)) as *mut u32
 }
 
 fn read_at(offset: u16) -> u32 {
-    let base = base();
-    if is_x2apic(base) {
+    if is_x2apic_machine() {
         #[expect(clippy::cast_possible_truncation, reason = "32-bit register")]
         // SAFETY: in x2APIC mode the register's MSR exists.
         return unsafe { msr::read(x2apic_msr(offset)) as u32 };
     }
     // SAFETY: the APIC page is mapped uncached at its own address.
-    unsafe { mmio(base, offset).read_volatile() }
+    unsafe { mmio(offset).read_volatile() }
 }
 
 /// Reads `register`.
@@ -121,13 +124,12 @@ unsafe fn write(register: Register, value: u32) {
 /// # Safety
 /// As [`write`].
 unsafe fn write_at(offset: u16, value: u32) {
-    let base = base();
     // SAFETY: mapped, or the MSR exists; the caller vouches for the effect.
     unsafe {
-        if is_x2apic(base) {
+        if is_x2apic_machine() {
             msr::write(x2apic_msr(offset), u64::from(value));
         } else {
-            mmio(base, offset).write_volatile(value);
+            mmio(offset).write_volatile(value);
         }
     }
 }
@@ -158,16 +160,14 @@ pub(crate) fn write_for_guest(offset: u16, value: u32) {
 
 /// This core's APIC ID.
 pub(crate) fn id() -> u32 {
-    let base = base();
     let raw = read(Register::Id);
-    if is_x2apic(base) { raw } else { raw >> 24 }
+    if is_x2apic_machine() { raw } else { raw >> 24 }
 }
 
 /// Sends a vector or an NMI: ICR low word `low`, to `destination` (physical
 /// mode) or to this core itself (shorthand). Other delivery modes and
 /// shorthands are not sent: they would take a core away from the hypervisor.
 pub(crate) fn send_ipi(destination: u32, low: u32) {
-    const SHORTHAND: u32 = 3 << 18;
     const TO_SELF: u32 = 1 << 18;
     let harmless = matches!(low >> 8 & 7, 0 | 4) && matches!(low & SHORTHAND, 0 | TO_SELF);
     if harmless {
@@ -184,19 +184,22 @@ pub(crate) fn send_ipi(destination: u32, low: u32) {
 /// # Safety
 /// The receiver expects it.
 unsafe fn send(destination: u32, low: u32) {
-    let base = base();
     // SAFETY: registers exist as above; the caller vouches for the receiver.
     unsafe {
-        if is_x2apic(base) {
+        if is_x2apic_machine() {
             msr::write(
                 x2apic_msr(Register::Icr as u16),
                 u64::from(destination) << 32 | u64::from(low),
             );
             return;
         }
-        let high = mmio(base, Register::IcrHigh as u16);
-        let icr = mmio(base, Register::Icr as u16);
+        let high = mmio(Register::IcrHigh as u16);
+        let icr = mmio(Register::Icr as u16);
         wait_until_sent(icr);
+        if low & SHORTHAND != 0 {
+            icr.write_volatile(low);
+            return;
+        }
         let guest = high.read_volatile();
         high.write_volatile(destination << 24);
         icr.write_volatile(low);

@@ -14,6 +14,7 @@ use crate::partition::backtrace;
 use crate::partition::load::APIC_PAGE;
 use crate::report;
 use crate::run::Core;
+use crate::virt::guest::Guest;
 use crate::virt::{Access, Event, GuestKind, Vcpu, Vendor};
 
 /// Whether a nested page fault is a write to the APIC page by a guest that has
@@ -27,41 +28,33 @@ pub(crate) fn is_write<V: Vendor>(core: &Core<V>, gpa: u64, access: Access) -> b
 
 /// Bytes of the guest's instruction, and how to read them.
 pub(crate) struct Code {
-    bytes: [u8; decode::MAX_LENGTH],
+    bytes: [u8; CAPACITY],
     length: usize,
     pub(crate) mode: Mode,
 }
 
+/// What is fetched at once: two words, which hold [`decode::MAX_LENGTH`].
+const CAPACITY: usize = 16;
+const PAGE: u64 = 4096;
+
 impl Code {
     /// The bytes that could be read.
+    #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or(&[])
+        self.bytes.get(..self.length).unwrap_or(&self.bytes)
     }
 }
 
 /// Fetches the instruction at the guest's RIP: what hardware has kept of it,
 /// or through the guest's own page tables.
-pub(crate) fn fetch<V: Vendor>(core: &mut Core<V>) -> Option<Code> {
-    const PAGE: u64 = 4096;
+#[inline]
+pub(crate) fn fetch<V: Vendor>(core: &Core<V>) -> Option<Code> {
     let guest_mode = core.vcpu.mode();
     let mode = match (guest_mode.cs_long, guest_mode.cs_default) {
         (true, _) => Mode::Bits64,
         (false, true) => Mode::Bits32,
         (false, false) => Mode::Bits16,
     };
-    let mut code = Code {
-        bytes: [0; decode::MAX_LENGTH],
-        length: 0,
-        mode,
-    };
-    let assisted = core.vcpu.instruction_bytes();
-    if !assisted.is_empty() {
-        for (to, from) in code.bytes.iter_mut().zip(assisted) {
-            *to = *from;
-            code.length += 1;
-        }
-        return Some(code);
-    }
     let base = if guest_mode.cs_long {
         0
     } else {
@@ -72,31 +65,61 @@ pub(crate) fn fetch<V: Vendor>(core: &mut Core<V>) -> Option<Code> {
         user: guest_mode.cpl == 3,
         ..walk::Access::FETCH
     };
-    while code.length < decode::MAX_LENGTH {
-        let address = start.wrapping_add(code.length as u64);
-        let Some(gpa) = backtrace::translate(core.guest, &guest_mode, address, access) else {
-            break;
-        };
-        let room = usize::try_from(PAGE - gpa % PAGE).unwrap_or(0);
-        let wanted = room.min(decode::MAX_LENGTH - code.length);
-        let Some(to) = code.bytes.get_mut(code.length..code.length + wanted) else {
-            break;
-        };
-        let read = core.guest.read(gpa, to);
-        code.length += read;
-        if read < wanted {
-            break;
-        }
+    let assisted = core.vcpu.instruction_bytes();
+    if !assisted.is_empty() {
+        return Some(copy(assisted, mode));
     }
-    (code.length > 0).then_some(code)
+    let gpa = backtrace::translate(core.guest, &guest_mode, start, access)?;
+    if gpa % PAGE <= PAGE - CAPACITY as u64
+        && let Some(bytes) = core.guest.read_sixteen(gpa)
+    {
+        return Some(Code {
+            bytes,
+            length: decode::MAX_LENGTH,
+            mode,
+        });
+    }
+    let next = start.wrapping_add(PAGE - gpa % PAGE);
+    let next = backtrace::translate(core.guest, &guest_mode, next, access);
+    Some(fetch_in_parts(core.guest, gpa, next, mode))
+}
+
+#[cold]
+fn copy(from: &[u8], mode: Mode) -> Code {
+    let mut bytes = [0; CAPACITY];
+    for (to, from) in bytes.iter_mut().zip(from) {
+        *to = *from;
+    }
+    Code {
+        bytes,
+        length: from.len().min(decode::MAX_LENGTH),
+        mode,
+    }
+}
+
+/// The same for what may reach into the next page, which is at `next`.
+#[cold]
+fn fetch_in_parts<V: Vendor>(guest: &Guest<V>, gpa: u64, next: Option<u64>, mode: Mode) -> Code {
+    let mut bytes = [0; CAPACITY];
+    let room = usize::try_from(PAGE - gpa % PAGE).unwrap_or(CAPACITY);
+    let (here, there) = bytes.split_at_mut(room.min(CAPACITY));
+    let mut length = guest.read(gpa, here);
+    if length == here.len()
+        && let Some(next) = next
+    {
+        length += guest.read(next, there);
+    }
+    Code {
+        bytes,
+        length: length.min(decode::MAX_LENGTH),
+        mode,
+    }
 }
 
 /// Serves a write to the xAPIC page.
 pub(crate) fn write<V: Vendor>(core: &mut Core<V>, gpa: u64) -> Served {
-    let store = fetch(core).and_then(|code| {
-        let gpr = core.vcpu.registers().gpr;
-        decode::store(code.bytes(), code.mode, &gpr).ok()
-    });
+    let store = fetch(core)
+        .and_then(|code| decode::store(code.bytes(), code.mode, &core.vcpu.registers().gpr).ok());
     let offset = u16::try_from(gpa & 0xfff).unwrap_or(0);
     match store {
         // The registers are 32 bits wide, 16 bytes apart (Intel SDM vol. 3,
@@ -181,7 +204,7 @@ pub(crate) fn x2apic_icr<V: Vendor>(core: &mut Core<V>, value: u64) {
 
 /// Sends `ipi` to those of its targets that are the sender's own.
 fn send<V: Vendor>(core: &mut Core<V>, ipi: &Ipi) {
-    let x2apic = hardware::base() & hardware::BASE_X2APIC != 0;
+    let x2apic = hardware::is_x2apic_machine();
     let own = core.guest.cpus.iter().map(|number| {
         let shared = cores::core(number);
         let apic_id = shared.apic_id();

@@ -207,7 +207,7 @@ fn map<V: Vendor>(
         )
     })?;
     for range in identity {
-        guest.note_identity(range);
+        guest.note_memory(range.start, range.start, range.len());
     }
     Ok(())
 }

@@ -71,6 +71,7 @@ pub(crate) fn create<V: Vendor>(
     let mut guest = Guest::<V>::new(GuestKind::Partition, config.cpus, asid, pool, gib_pages)
         .ok_or_else(no_memory)?;
     permit(&mut guest, config);
+    guest.note_memory(0, block.range().start, block.len());
 
     let shared = block.len().next_multiple_of(GIB);
     let info: &'static mut PartitionInfo =

@@ -1,6 +1,5 @@
 //! A guest's address space and permissions: shared by all of its cores.
 
-use cloister_core::memory::Range;
 use cloister_core::nested::{Builder, MapError, MemoryType, Rights, Translation};
 use cloister_manifest::CpuSet;
 use heapless::Vec;
@@ -10,7 +9,23 @@ use crate::arch::memory::FramePool;
 use crate::arch::paging::PoolTables;
 use crate::virt::{GuestKind, Permissions as _, Vendor};
 
-const MAX_IDENTITY: usize = 32;
+const MAX_PIECES: usize = 32;
+/// Bytes of the longest read within a [`Piece`].
+const LONGEST: u64 = 16;
+
+/// Eight bytes at any address.
+#[repr(C, packed)]
+struct Unaligned(u64);
+
+/// Memory that is the guest's for good.
+struct Piece {
+    /// Guest-physical address.
+    start: u64,
+    /// How far behind it a read of up to [`LONGEST`] bytes may start.
+    room: u64,
+    /// Host-physical address of the start.
+    hpa: u64,
+}
 
 /// Linux, or one partition.
 pub(crate) struct Guest<V: Vendor> {
@@ -22,9 +37,8 @@ pub(crate) struct Guest<V: Vendor> {
     root: u64,
     pool: &'static FramePool,
     nested: Mutex<Builder<V::Format>>,
-    /// Memory that is mapped at its own address, for good: Linux's RAM. Found
-    /// without the nested page table.
-    identity: Vec<Range, MAX_IDENTITY>,
+    /// RAM that is found without the nested page table; the largest first.
+    pieces: Vec<Piece, MAX_PIECES>,
 }
 
 impl<V: Vendor> Guest<V> {
@@ -45,14 +59,20 @@ impl<V: Vendor> Guest<V> {
             root: nested.root(),
             pool,
             nested: Mutex::new(nested),
-            identity: Vec::new(),
+            pieces: Vec::new(),
         })
     }
 
-    /// Remembers that `range` is memory mapped at its own address for good. A
-    /// range too many is found through the nested page table.
-    pub(crate) fn note_identity(&mut self, range: Range) {
-        let _ = self.identity.push(range);
+    /// Remembers that the guest's memory at `gpa`, `len` bytes, lies at
+    /// host-physical `hpa` for good. A piece too many is found through the
+    /// nested page table.
+    pub(crate) fn note_memory(&mut self, gpa: u64, hpa: u64, len: u64) {
+        let room = (len + 1).saturating_sub(LONGEST);
+        let start = gpa;
+        if self.pieces.push(Piece { start, room, hpa }).is_ok() {
+            self.pieces
+                .sort_unstable_by_key(|piece| core::cmp::Reverse(piece.room));
+        }
     }
 
     /// Host-physical address of the nested page table's root.
@@ -111,19 +131,47 @@ impl<V: Vendor> Guest<V> {
         done
     }
 
+    /// Host-physical address of `gpa`, if up to [`LONGEST`] bytes from there lie
+    /// in one of the pieces.
+    #[inline(always)]
+    fn in_piece(&self, gpa: u64) -> Option<u64> {
+        self.pieces
+            .iter()
+            .map(|piece| (gpa.wrapping_sub(piece.start), piece))
+            .find(|(offset, piece)| *offset < piece.room)
+            .map(|(offset, piece)| piece.hpa + offset)
+    }
+
     /// Reads eight bytes at `gpa`, aligned to eight.
     #[inline]
     pub(crate) fn read_u64(&self, gpa: u64) -> Option<u64> {
-        if !gpa.is_multiple_of(8) {
-            return None;
-        }
-        let inside = |range: &&Range| range.start <= gpa && gpa < range.end & !7;
-        let hpa = match self.identity.iter().find(inside) {
-            Some(_) => gpa,
-            None => self.lookup(gpa).filter(is_memory)?.hpa,
+        let hpa = match self.in_piece(gpa) {
+            Some(hpa) => hpa,
+            None => self.in_tables(gpa)?,
         };
-        // SAFETY: as in `read`.
-        Some(unsafe { (hpa as *const u64).read_volatile() })
+        // SAFETY: memory of the guest, mapped in the hypervisor at its own
+        // address; volatile, because the guest may write it meanwhile.
+        Some(unsafe { (hpa as *const Unaligned).read_volatile() }.0)
+    }
+
+    /// Host-physical address of the eight bytes at `gpa`, aligned to eight.
+    #[cold]
+    fn in_tables(&self, gpa: u64) -> Option<u64> {
+        let page = self.lookup(gpa).filter(is_memory)?;
+        gpa.is_multiple_of(8).then_some(page.hpa)
+    }
+
+    /// Reads the sixteen bytes at `gpa`; `None` where that takes more than one
+    /// look.
+    #[inline]
+    pub(crate) fn read_sixteen(&self, gpa: u64) -> Option<[u8; 16]> {
+        let hpa = self.in_piece(gpa)?;
+        // SAFETY: as in `read_u64`.
+        let [low, high] = unsafe {
+            let words = hpa as *const Unaligned;
+            [words.read_volatile().0, words.add(1).read_volatile().0]
+        };
+        Some((u128::from(high) << 64 | u128::from(low)).to_le_bytes())
     }
 }
 

@@ -106,10 +106,43 @@ impl CpuSet {
     }
 
     /// The members in ascending order.
-    pub fn iter(self) -> impl DoubleEndedIterator<Item = usize> + Clone {
-        (0..MAX_CORES).filter(move |&core| self.contains(core))
+    #[must_use]
+    pub const fn iter(self) -> Members {
+        Members(self.0)
     }
 }
+
+/// The members of a [`CpuSet`], each found in a few instructions.
+#[derive(Clone, Copy, Debug)]
+pub struct Members(u64);
+
+impl Iterator for Members {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        let core = CpuSet(self.0).first()?;
+        self.0 &= self.0 - 1;
+        Some(core)
+    }
+
+    #[inline]
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let count = CpuSet(self.0).len();
+        (count, Some(count))
+    }
+}
+
+impl DoubleEndedIterator for Members {
+    #[inline]
+    fn next_back(&mut self) -> Option<usize> {
+        let core = CpuSet(self.0).last()?;
+        self.0 &= !(1 << core);
+        Some(core)
+    }
+}
+
+impl ExactSizeIterator for Members {}
 
 impl FromIterator<usize> for CpuSet {
     /// Numbers that are not below [`MAX_CORES`] are left out.
