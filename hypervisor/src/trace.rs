@@ -92,7 +92,7 @@ fn qualification<V: Vendor>(core: &mut Core<V>, exit: &Exit) -> u64 {
         Exit::Frequent(Frequent::Rdmsr | Frequent::Wrmsr) | Exit::Xsetbv => {
             core.vcpu.register(reg::RCX)
         }
-        Exit::Frequent(Frequent::Port(access)) => u64::from(access.port),
+        Exit::Frequent(Frequent::Port(access)) => u64::from(access.port()),
         Exit::Frequent(Frequent::NestedPageFault { gpa, .. }) => gpa,
         Exit::Exception { vector, .. } => u64::from(vector),
         Exit::ExternalInterrupt { .. } => u64::from(core.last_vector),
@@ -122,7 +122,7 @@ pub(crate) fn describe<V: Vendor>(core: &mut Core<V>, exit: &Exit) -> heapless::
         }
         Exit::Xsetbv => write!(text, "xcr{value}"),
         Exit::Frequent(Frequent::Port(access)) => {
-            write!(text, "port {:#x} width {}", access.port, access.width)
+            write!(text, "port {:#x} width {}", access.port(), access.width())
         }
         Exit::Frequent(Frequent::NestedPageFault { gpa, access, .. }) => {
             write!(text, "{access:?} gpa {gpa:#x}")

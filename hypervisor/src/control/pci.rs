@@ -31,18 +31,18 @@ pub(super) fn function(sizes: &[u32; BARS]) -> Function {
 /// reads.
 pub(crate) fn port<V: Vendor>(core: &mut Core<V>, access: PortAccess, value: u32) -> Option<u32> {
     let control = core.system.control.as_ref()?;
-    if core.partition.is_some() || !PORTS.contains(&access.port) {
+    if core.partition.is_some() || !PORTS.contains(&access.port()) {
         return None;
     }
     let selected = selected().filter(|at| at.bus == 0 && at.device == control.device)?;
     if selected.function != 0 {
         return Some(u32::MAX);
     }
-    let offset = u16::from(selected.register) + (access.port - DATA);
-    if access.input {
-        return Some(control.state.lock().function.read(offset, access.width));
+    let offset = u16::from(selected.register) + (access.port() - DATA);
+    if access.is_input() {
+        return Some(control.state.lock().function.read(offset, access.width()));
     }
-    control.write_config(core, offset, access.width, value);
+    control.write_config(core, offset, access.width(), value);
     Some(0)
 }
 

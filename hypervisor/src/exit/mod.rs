@@ -102,7 +102,7 @@ pub(crate) fn reason<V: Vendor>(core: &mut Core<V>, exit: &Exit) -> Reason {
             Frequent::Rdmsr => Reason::Rdmsr,
             Frequent::Wrmsr if msr::is_icr_write(core) => Reason::ApicWrite,
             Frequent::Wrmsr => Reason::Wrmsr,
-            Frequent::Port(access) if access.input => Reason::PortIn,
+            Frequent::Port(access) if access.is_input() => Reason::PortIn,
             Frequent::Port(_) => Reason::PortOut,
             Frequent::Hypercall => Reason::Hypercall,
             Frequent::NestedPageFault { gpa, access, .. } if apic::is_write(core, gpa, access) => {

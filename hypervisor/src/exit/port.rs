@@ -17,12 +17,12 @@ use crate::virt::{Event, PortAccess, Vcpu, Vendor, reg};
 /// Serves a port access.
 #[inline(always)]
 pub(crate) fn serve<V: Vendor>(core: &mut Core<V>, access: PortAccess) -> Served {
-    let reason = if access.input {
+    let reason = if access.is_input() {
         Reason::PortIn
     } else {
         Reason::PortOut
     };
-    if access.string {
+    if access.is_string() {
         // Nobody who owns such a port exits; what is left is a peek.
         report::refused(core, reason, Denied(access));
         core.vcpu.inject(Event::GP);
@@ -42,21 +42,21 @@ pub(crate) fn serve<V: Vendor>(core: &mut Core<V>, access: PortAccess) -> Served
 /// is not its own.
 #[inline(never)]
 fn serve_linux<V: Vendor>(core: &mut Core<V>, reason: Reason, access: PortAccess) {
-    if core.system.foreign_port(access.port, access.width) {
+    if core.system.foreign_port(access.port(), access.width()) {
         return deny(core, reason, access);
     }
     #[expect(clippy::cast_possible_truncation, reason = "OUT writes at most EAX")]
     let value = core.vcpu.register(reg::RAX) as u32;
     if let Some(read) = control::port(core, access, value) {
-        if access.input {
-            set_result(core, access.width, read);
+        if access.is_input() {
+            set_result(core, access.width(), read);
         }
         return;
     }
     let question = io::PortAccess {
-        port: access.port,
-        width: access.width,
-        output: (!access.input).then_some(value),
+        port: access.port(),
+        width: access.width(),
+        output: (!access.is_input()).then_some(value),
     };
     match io::decide(&question, PolicyGuest::Linux, &core.system.io) {
         IoAction::Pass => pass(core, &question),
@@ -73,8 +73,8 @@ fn serve_linux<V: Vendor>(core: &mut Core<V>, reason: Reason, access: PortAccess
 #[inline(always)]
 fn deny<V: Vendor>(core: &mut Core<V>, reason: Reason, access: PortAccess) {
     report::refused(core, reason, Denied(access));
-    if access.input {
-        set_result(core, access.width, u32::MAX);
+    if access.is_input() {
+        set_result(core, access.width(), u32::MAX);
     }
 }
 
@@ -107,10 +107,10 @@ struct Denied(PortAccess);
 impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(access) = self;
-        if access.string {
-            return write!(f, "string access to port {:#x}", access.port);
+        if access.is_string() {
+            return write!(f, "string access to port {:#x}", access.port());
         }
-        write!(f, "port {:#x} width {}", access.port, access.width)
+        write!(f, "port {:#x} width {}", access.port(), access.width())
     }
 }
 

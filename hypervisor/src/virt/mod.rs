@@ -438,14 +438,50 @@ pub(crate) struct Exited {
     pub(crate) tsc: u64,
 }
 
-/// Operands of a port access (AMD EXITINFO1 for IOIO; Intel exit
-/// qualification for I/O instructions).
+/// Operands of a port access, in one word that travels in a register: bits
+/// 31:16 port, 6:4 width in bytes (1, 2 or 4), 2 INS or OUTS, 0 input. So does
+/// AMD report it (APM vol. 2, 15.10.2 "IN and OUT Behavior").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct PortAccess {
-    pub(crate) port: u16,
-    /// 1, 2 or 4 bytes.
-    pub(crate) width: u8,
-    pub(crate) input: bool,
+pub(crate) struct PortAccess(u32);
+
+impl PortAccess {
+    const INPUT: u32 = 1 << 0;
+    const STRING: u32 = 1 << 2;
+    const WIDTH_SHIFT: u32 = 4;
+
+    /// Bits that have another meaning are ignored.
+    #[inline]
+    pub(crate) const fn from_word(word: u32) -> Self {
+        Self(word)
+    }
+
+    /// An access to `width` bytes (1, 2 or 4) at `port`.
+    #[inline]
+    pub(crate) const fn new(port: u16, width: u8, input: bool, string: bool) -> Self {
+        let kind = if input { Self::INPUT } else { 0 } | if string { Self::STRING } else { 0 };
+        Self((port as u32) << 16 | (width as u32) << Self::WIDTH_SHIFT | kind)
+    }
+
+    #[inline]
+    pub(crate) const fn port(self) -> u16 {
+        let [.., low, high] = self.0.to_le_bytes();
+        u16::from_le_bytes([low, high])
+    }
+
+    /// Bytes: 1, 2 or 4.
+    #[inline]
+    pub(crate) const fn width(self) -> u8 {
+        (self.0 >> Self::WIDTH_SHIFT).to_le_bytes()[0] & 7
+    }
+
+    #[inline]
+    pub(crate) const fn is_input(self) -> bool {
+        self.0 & Self::INPUT != 0
+    }
+
     /// INS or OUTS.
-    pub(crate) string: bool,
+    #[inline]
+    pub(crate) const fn is_string(self) -> bool {
+        self.0 & Self::STRING != 0
+    }
 }

@@ -41,7 +41,11 @@ pub(super) fn serve_frequent<S: Server<SvmVcpu>>(server: &mut S, code: u64) -> O
         0x7c if vmcb.control.exit_info1 & 1 == 0 => server.serve(Frequent::Rdmsr),
         0x7c => server.serve(Frequent::Wrmsr),
         0x7b => {
-            let access = port(vmcb.control.exit_info1);
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "EXITINFO1 of IOIO has 32 bits"
+            )]
+            let access = PortAccess::from_word(vmcb.control.exit_info1 as u32);
             server.serve(Frequent::Port(access))
         }
         0x81 => server.serve(Frequent::Hypercall),
@@ -88,19 +92,6 @@ pub(super) fn rare(code: u64, vmcb: &Vmcb) -> Exit {
             code,
             qualification: vmcb.control.exit_info1,
         },
-    }
-}
-
-/// AMD APM vol. 2, 15.10.2 "IN and OUT Behavior": EXITINFO1.
-#[inline(always)]
-fn port(info: u64) -> PortAccess {
-    #[expect(clippy::cast_possible_truncation, reason = "bit fields")]
-    let (port, width) = ((info >> 16) as u16, (info >> 4) as u8 & 7);
-    PortAccess {
-        port,
-        width,
-        input: info & 1 != 0,
-        string: info & 1 << 2 != 0,
     }
 }
 

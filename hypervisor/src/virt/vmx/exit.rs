@@ -259,12 +259,10 @@ impl VmxVcpu {
 #[inline(always)]
 fn port_access(qualification: u64) -> PortAccess {
     let bytes = qualification.to_le_bytes();
-    PortAccess {
-        port: u16::from_le_bytes([bytes[2], bytes[3]]),
-        width: (bytes[0] & 7) + 1,
-        input: bytes[0] & 1 << 3 != 0,
-        string: bytes[0] & 1 << 4 != 0,
-    }
+    let port = u16::from_le_bytes([bytes[2], bytes[3]]);
+    let input = bytes[0] & 1 << 3 != 0;
+    let string = bytes[0] & 1 << 4 != 0;
+    PortAccess::new(port, (bytes[0] & 7) + 1, input, string)
 }
 
 /// A #DB that exits leaves DR6 alone; its qualification says what DR6 would
