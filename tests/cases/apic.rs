@@ -63,8 +63,16 @@ pub(crate) fn one_interrupt(bench: &Bench) -> Result<()> {
         .system(partitions([
             neighbour(0),
             probe("none", 1, "enter=quiesce+populate wait=1000000 leave"),
-            probe("one", 2, "enter=quiesce+populate send=0x50 wait=100000 leave"),
-            probe("two", 3, "enter=quiesce send=0x50 send=0x61 leave sti taken=2 cli"),
+            probe(
+                "one",
+                2,
+                "enter=quiesce+populate send=0x50 wait=100000 leave",
+            ),
+            probe(
+                "two",
+                3,
+                "enter=quiesce send=0x50 send=0x61 leave sti taken=2 cli",
+            ),
         ]))
         .run_to_end()?
         .completed()?;
@@ -87,11 +95,7 @@ pub(crate) fn one_interrupt(bench: &Bench) -> Result<()> {
 /// Writes that exit: the ICR's; in xAPIC mode, also the ends of the two
 /// interrupts that are taken.
 fn ended_writes(bench: &Bench, sent: u64) -> u64 {
-    if sent == 2 {
-        bench.choose(4, 2)
-    } else {
-        sent
-    }
+    if sent == 2 { bench.choose(4, 2) } else { sent }
 }
 
 /// DEBUG: an interrupt exits, is counted and traced, and reaches the program.
@@ -137,7 +141,10 @@ pub(crate) fn strict_send(bench: &Bench) -> Result<()> {
         .violations(1)?
         .violation("apic-write")?
         .in_function("send_self", 2)?;
-    ended.partition("neighbour")?.finished(0)?.since_quiesce(0)?;
+    ended
+        .partition("neighbour")?
+        .finished(0)?
+        .since_quiesce(0)?;
     Ok(())
 }
 

@@ -15,7 +15,8 @@ fn pair(name: &str, cores: &str, args: &str) -> Part {
 
 /// Both cores finish, and the higher code counts; both were quiet.
 pub(crate) fn finish_as_one(bench: &Bench) -> Result<()> {
-    let codes = "enter=strict+populate wait=100000 leave core=0 finish=3 core=1 wait=3000000 finish=9";
+    let codes =
+        "enter=strict+populate wait=100000 leave core=0 finish=3 core=1 wait=3000000 finish=9";
     let exits = part("exits", "exits.elf")
         .cores("[2, 3]")
         .args("cpuid=3 enter=quiesce+populate in=2 leave")
@@ -52,10 +53,7 @@ pub(crate) fn finish_as_one(bench: &Bench) -> Result<()> {
 pub(crate) fn end_as_one(bench: &Bench) -> Result<()> {
     let breaks = "core=0 enter=strict+populate loop core=1 wait=1000000 enter=strict cpuid";
     let ended = bench
-        .system(partitions([
-            pair("breaks", "[0, 1]", breaks),
-            neighbour(2),
-        ]))
+        .system(partitions([pair("breaks", "[0, 1]", breaks), neighbour(2)]))
         .run_to_end()?
         .completed()?;
     ended
@@ -63,7 +61,10 @@ pub(crate) fn end_as_one(bench: &Bench) -> Result<()> {
         .state(PartitionState::Violated)?
         .violations(1)?
         .violation("cpuid")?;
-    ended.partition("neighbour")?.finished(0)?.since_quiesce(0)?;
+    ended
+        .partition("neighbour")?
+        .finished(0)?
+        .since_quiesce(0)?;
     Ok(())
 }
 
@@ -87,8 +88,14 @@ pub(crate) fn restart_as_one(bench: &Bench) -> Result<()> {
     let clean = again.lines_with("probe: clean at restart");
     let mismatches = again.lines_with("MISMATCH");
     again
-        .check(clean == 4 && mismatches == 0, format!("{clean} clean starts, expected 4"))?
+        .check(
+            clean == 4 && mismatches == 0,
+            format!("{clean} clean starts, expected 4"),
+        )?
         .says("probe: clean at restart 3")?;
-    ended.partition("neighbour")?.finished(0)?.since_quiesce(0)?;
+    ended
+        .partition("neighbour")?
+        .finished(0)?
+        .since_quiesce(0)?;
     Ok(())
 }

@@ -90,7 +90,11 @@ pub(crate) fn xsetbv(bench: &Bench) -> Result<()> {
 pub(crate) fn one_more(bench: &Bench) -> Result<()> {
     let ended = bench
         .system(partitions([
-            exits("zero", 0, "enter=quiesce+populate touch=1 wait=100000 leave"),
+            exits(
+                "zero",
+                0,
+                "enter=quiesce+populate touch=1 wait=100000 leave",
+            ),
             exits("one", 1, "enter=quiesce+populate cpuid=1 leave"),
             exits("two", 2, "cpuid=5 enter=quiesce touch=1 in=1 leave cpuid=9"),
         ]))

@@ -21,7 +21,9 @@ pub(crate) fn errors(bench: &Bench) -> Result<()> {
         "refuse=0x100 refuse=0x10 refuse=0x8000000000000001 enter=strict refuse=0x12 \
          enter=quiesce+populate badcall=3 enter=quiesce leave",
     );
-    let nothing = part("nothing", "exits.elf").cores("[2]").args("refuse=quiesce leave cpuid=2");
+    let nothing = part("nothing", "exits.elf")
+        .cores("[2]")
+        .args("refuse=quiesce leave cpuid=2");
     let ended = bench
         .system(partitions([limited, invalid, nothing]))
         .run_to_end()?
@@ -60,10 +62,15 @@ fn trace(ended: &Ended, core: u32) -> Result<(u64, Vec<&str>)> {
     let first = records.first().map_or(0, |record| record.sequence);
     for (record, expected) in records.iter().zip(first..) {
         if record.sequence != expected || record.tsc == 0 || record.rip == 0 {
-            return Err(ended.failure(format!("trace record {record:?}, expected number {expected}")));
+            return Err(ended.failure(format!(
+                "trace record {record:?}, expected number {expected}"
+            )));
         }
     }
-    let reasons = records.iter().map(|record| record.reason.as_str()).collect();
+    let reasons = records
+        .iter()
+        .map(|record| record.reason.as_str())
+        .collect();
     Ok((first, reasons))
 }
 
@@ -83,7 +90,15 @@ pub(crate) fn debug_traces(bench: &Bench) -> Result<()> {
     ended.partition("traced")?.finished(0)?.since_quiesce(7)?;
     ended.partition("untraced")?.finished(0)?.since_quiesce(3)?;
     let (first, reasons) = trace(&ended, 0)?;
-    let exits = ["cpuid", "cpuid", "cpuid", "rdmsr", "rdmsr", "port-in", "hypercall"];
+    let exits = [
+        "cpuid",
+        "cpuid",
+        "cpuid",
+        "rdmsr",
+        "rdmsr",
+        "port-in",
+        "hypercall",
+    ];
     // The call that enters the mode ends in it, and is traced as well.
     let expected: Vec<&str> = ["hypercall"].into_iter().chain(exits).collect();
     let message = format!("trace from {first} {reasons:?}, expected {expected:?}");
@@ -107,9 +122,8 @@ pub(crate) fn debug_overflow(bench: &Bench) -> Result<()> {
         .completed()?;
     ended.partition("busy")?.finished(0)?.since_quiesce(301)?;
     let (first, reasons) = trace(&ended, 0)?;
-    let holds = first == 1 + 301 - 254
-        && reasons.len() == 255
-        && reasons.last() == Some(&"port-in");
+    let holds =
+        first == 1 + 301 - 254 && reasons.len() == 255 && reasons.last() == Some(&"port-in");
     let message = format!("{} records from number {first}", reasons.len());
     ended.check(holds, message)?;
     Ok(())
@@ -132,14 +146,16 @@ const FORBIDDEN_AMD: &[(&str, u64)] = &[
 const FORBIDDEN_INTEL: &[(&str, u64)] = &[
     ("pin-based", 1 << 0 | 1 << 7),
     ("primary processor-based", 1 << 2 | 1 << 21),
-    ("secondary processor-based", 1 << 0 | 1 << 4 | 1 << 8 | 1 << 9),
+    (
+        "secondary processor-based",
+        1 << 0 | 1 << 4 | 1 << 8 | 1 << 9,
+    ),
     ("exit", 1 << 15),
 ];
 
 /// NP_ENABLE; secondary controls: enable EPT, enable VPID, unrestricted guest.
 const REQUIRED_AMD: &[(&str, u64)] = &[("NP_ENABLE", 1)];
-const REQUIRED_INTEL: &[(&str, u64)] =
-    &[("secondary processor-based", 1 << 1 | 1 << 5 | 1 << 7)];
+const REQUIRED_INTEL: &[(&str, u64)] = &[("secondary processor-based", 1 << 1 | 1 << 5 | 1 << 7)];
 
 /// The control words of dataplane cores: no posted interrupts, no APICv or
 /// AVIC, no exits for external interrupts; nested paging on.

@@ -3,9 +3,7 @@
 
 use anyhow::{Context, Result};
 use cloister_tests::cases::Bench;
-use cloister_tests::{
-    Console, Ended, LinuxState, Part, PartitionState, linux, part, with_linux,
-};
+use cloister_tests::{Console, Ended, LinuxState, Part, PartitionState, linux, part, with_linux};
 use xtask::paths;
 
 use crate::counting::exits;
@@ -14,7 +12,8 @@ use crate::demo::expect;
 /// What no kernel log may have.
 const ALARMS: [&str; 6] = [
     "BUG:",
-    "WARNING:",
+    // WARN_ON; mitigations have warnings of their own.
+    "WARNING: CPU:",
     "Oops",
     "soft lockup",
     "Firmware Bug",
@@ -141,7 +140,10 @@ pub(crate) fn load(bench: &Bench) -> Result<()> {
         "{calls} interrupts between Linux's cores; {iterations} strict iterations, 0 exits"
     ));
     ended
-        .check(calls > 100, format!("only {calls} interrupts between cores"))?
+        .check(
+            calls > 100,
+            format!("only {calls} interrupts between cores"),
+        )?
         .check(reloads == 3, format!("{reloads} modules reloaded"))?;
     Ok(())
 }
@@ -208,9 +210,7 @@ pub(crate) fn peeks(bench: &Bench) -> Result<()> {
         ("port-in", "port 0x2f"),
     ] {
         let found = ended.report().refused.iter().any(|refused| {
-            refused.owner == "linux"
-                && refused.reason == reason
-                && refused.detail.contains(words)
+            refused.owner == "linux" && refused.reason == reason && refused.detail.contains(words)
         });
         if !found {
             return Err(ended.failure(format!("no refused {reason} {words}")));
@@ -236,7 +236,11 @@ pub(crate) fn reboot(bench: &Bench) -> Result<()> {
 
 /// A partition that is still at work when Linux has died: some 20 s of TSC.
 fn late() -> Part {
-    exits("late", 2, "enter=strict+populate wait=45000000000 leave cpuid=1")
+    exits(
+        "late",
+        2,
+        "enter=strict+populate wait=45000000000 leave cpuid=1",
+    )
 }
 
 /// Linux dies by `command`; the partition goes on and finishes.
@@ -246,9 +250,7 @@ fn death(bench: &Bench, cmdline: &str, command: &str, last_words: &str) -> Resul
         .system(with_linux(&linux("[0, 1]").cmdline(cmdline), [late()]))
         .start_with(command)?;
     machine.wait_for(Console::Linux, last_words, 60)?;
-    let early = machine
-        .console(&Console::Hypervisor)
-        .contains(finished);
+    let early = machine.console(&Console::Hypervisor).contains(finished);
     machine.wait_for(Console::Hypervisor, finished, 60)?;
     let ended = machine.finish()?;
     ended
@@ -277,7 +279,12 @@ pub(crate) fn panic(bench: &Bench) -> Result<()> {
 
 /// A triple fault, which is how `reboot=triple` reboots.
 pub(crate) fn triple_fault(bench: &Bench) -> Result<()> {
-    let ended = death(bench, "reboot=triple", "reboot -f; sleep 90", "reboot: Restarting")?;
+    let ended = death(
+        bench,
+        "reboot=triple",
+        "reboot -f; sleep 90",
+        "reboot: Restarting",
+    )?;
     let linux = ended.linux()?.state(LinuxState::Failed)?;
     let faults = linux.report().exits.of("triple-fault");
     linux.check(faults == 1, format!("{faults} triple faults"))?;
@@ -350,7 +357,11 @@ pub(crate) fn beside_two(bench: &Bench) -> Result<()> {
     let ended = bench
         .system(with_linux(
             &linux("[0, 1]"),
-            [exits("exits", 2, "cpuid=3 enter=strict+populate touch=2 leave in=1")],
+            [exits(
+                "exits",
+                2,
+                "cpuid=3 enter=strict+populate touch=2 leave in=1",
+            )],
         ))
         .run("echo nproc=$(nproc); cat /proc/interrupts")?
         .completed()?;

@@ -9,6 +9,7 @@ mod demo;
 mod ends;
 mod linux;
 mod manifests;
+mod own;
 mod strict;
 mod witness;
 
@@ -83,17 +84,28 @@ const CASES: &[Case] = &[
     light("outside-witness-agrees", witness::agrees),
     light("outside-witness-sees-none", witness::sees_none),
     light("outside-witness-exit-for-exit", witness::exit_for_exit),
+    light("program-of-another-repository", own::repository),
     light("bad-manifest-blob", manifests::broken_blob),
     light("forged-manifest-blob", manifests::forged_blob),
     light("bad-manifest-for-machine", manifests::machine),
-    with_linux("bad-manifest-for-machine-linux", manifests::machine_with_linux),
+    with_linux(
+        "bad-manifest-for-machine-linux",
+        manifests::machine_with_linux,
+    ),
     host("bad-manifest-on-host", manifests::checked_on_the_host),
     with_linux("demo", demo::demo),
-    Case { on: On::Both, ..with_linux("linux-beside-one", linux::beside_one) },
-    Case { on: On::Both, ..with_linux("linux-beside-two", linux::beside_two) },
+    Case {
+        on: On::Both,
+        ..with_linux("linux-beside-one", linux::beside_one)
+    },
+    Case {
+        on: On::Both,
+        ..with_linux("linux-beside-two", linux::beside_two)
+    },
     with_linux("linux-alone-1", linux::alone_1),
     with_linux("linux-alone-2", linux::alone_2),
     with_linux("linux-alone-4", linux::alone_4),
+    with_linux("linux-shell", own::shell),
     with_linux("linux-load", linux::load),
     with_linux("linux-peeks", linux::peeks),
     with_linux("linux-reboots", linux::reboot),

@@ -36,31 +36,93 @@ const BAD: &[Bad] = &[
     ("cpus = [2", ":13: ", "TOML syntax", "missing comma"),
     ("nam = \"a\"", ":12: ", "partition[0].nam", "unknown key"),
     ("name = 3", ":12: ", "partition[0].name", "\"spin\""),
-    ("name = \"linux\"", ":12: ", "partition[0].name", "another name"),
+    (
+        "name = \"linux\"",
+        ":12: ",
+        "partition[0].name",
+        "another name",
+    ),
     ("name = \"A b\"", ":12: ", "partition[0].name", "is no name"),
-    ("+cpus = [1]", ":13: ", "partition[0].cpus", "belongs to linux"),
+    (
+        "+cpus = [1]",
+        ":13: ",
+        "partition[0].cpus",
+        "belongs to linux",
+    ),
     ("+cpus = []", ":13: ", "partition[0].cpus", "at least one"),
     ("+cpus = [64]", ":13: ", "partition[0].cpus[0]", "0 to 63"),
     ("+cpus = [2, 2]", ":13: ", "partition[0].cpus[1]", "twice"),
     ("+memory = \"15M\"", ":14: ", "partition[0].memory", "2M"),
     ("+memory = 16", ":14: ", "partition[0].memory", "\"64M\""),
     ("+memory = \"200G\"", ":14: ", "partition[0].memory", "128G"),
-    ("+program = \"a/b\"", ":15: ", "partition[0].program", "no module name"),
+    (
+        "+program = \"a/b\"",
+        ":15: ",
+        "partition[0].program",
+        "no module name",
+    ),
     ("+program = \"none.elf\"", "", "none.elf", "spin"),
-    ("*dataplane = [\"strikt\"]", ":16: ", "partition[0].dataplane[0]", "strict"),
-    ("*on_violation = \"ignore\"", ":16: ", "partition[0].on_violation", "report"),
-    ("*max_restarts = 2", ":16: ", "partition[0].max_restarts", "restart"),
+    (
+        "*dataplane = [\"strikt\"]",
+        ":16: ",
+        "partition[0].dataplane[0]",
+        "strict",
+    ),
+    (
+        "*on_violation = \"ignore\"",
+        ":16: ",
+        "partition[0].on_violation",
+        "report",
+    ),
+    (
+        "*max_restarts = 2",
+        ":16: ",
+        "partition[0].max_restarts",
+        "restart",
+    ),
     ("*apic = \"yes\"", ":16: ", "partition[0].apic", "true"),
-    ("*ports = [{ base = 0x2f8, count = 8 }]", ":16: ", "partition[0].ports[0]", "console"),
-    ("*ports = [{ base = 0xfffe, count = 8 }]", ":16: ", "partition[0].ports[0]", "0x"),
-    ("*ports = [{ base = 0xcf8, count = 4 }]", ":16: ", "partition[0].ports[0]", "0xcf9"),
-    ("*devices = [\"3.0\"]", ":16: ", "partition[0].devices[0]", "0000:00:03.0"),
-    ("*[[channel]]\nname = \"c\"\nbetween = [\"linux\", \"b\"]\nsize = \"64K\"", ":18: ",
-     "channel[0].between", "\"b\""),
-    ("*[[channel]]\nname = \"a\"\nbetween = [\"linux\", \"a\"]\nsize = \"64K\"", ":17: ",
-     "channel[0].name", "own name"),
-    ("*[[partition]]\nname = \"b\"\ncpus = [2]\nmemory = \"16M\"\nprogram = \"spin.elf\"", ":18: ",
-     "partition[1].cpus", "belongs to partition \"a\""),
+    (
+        "*ports = [{ base = 0x2f8, count = 8 }]",
+        ":16: ",
+        "partition[0].ports[0]",
+        "console",
+    ),
+    (
+        "*ports = [{ base = 0xfffe, count = 8 }]",
+        ":16: ",
+        "partition[0].ports[0]",
+        "0x",
+    ),
+    (
+        "*ports = [{ base = 0xcf8, count = 4 }]",
+        ":16: ",
+        "partition[0].ports[0]",
+        "0xcf9",
+    ),
+    (
+        "*devices = [\"3.0\"]",
+        ":16: ",
+        "partition[0].devices[0]",
+        "0000:00:03.0",
+    ),
+    (
+        "*[[channel]]\nname = \"c\"\nbetween = [\"linux\", \"b\"]\nsize = \"64K\"",
+        ":18: ",
+        "channel[0].between",
+        "\"b\"",
+    ),
+    (
+        "*[[channel]]\nname = \"a\"\nbetween = [\"linux\", \"a\"]\nsize = \"64K\"",
+        ":17: ",
+        "channel[0].name",
+        "own name",
+    ),
+    (
+        "*[[partition]]\nname = \"b\"\ncpus = [2]\nmemory = \"16M\"\nprogram = \"spin.elf\"",
+        ":18: ",
+        "partition[1].cpus",
+        "belongs to partition \"a\"",
+    ),
     ("*[linus]\n", ":16: ", "linus", "unknown"),
 ];
 
@@ -101,7 +163,9 @@ pub(crate) fn checked_on_the_host(_: &Bench) -> Result<()> {
         let place = format!("bad.toml{line}{key}");
         let at_place = said.contains(&place) || (line.is_empty() && said.contains(key));
         if !at_place || !said.contains(words) {
-            wrong.push_str(&format!("{lines:?} expected {place} … {words}, got {said}\n"));
+            wrong.push_str(&format!(
+                "{lines:?} expected {place} … {words}, got {said}\n"
+            ));
         }
     }
     ensure!(wrong.is_empty(), "{wrong}");
@@ -152,10 +216,11 @@ pub(crate) fn broken_blob(bench: &Bench) -> Result<()> {
     refused(bench, flipped, &["module \"manifest\"", "checksum"])?;
     let cut = good.get(..good.len() - 3).context("a short blob")?;
     refused(bench, cut.to_vec(), &["module \"manifest\"", "bytes"])?;
-    refused(bench, b"no manifest at all, but text".to_vec(), &[
-        "module \"manifest\"",
-        "not a compiled manifest",
-    ])?;
+    refused(
+        bench,
+        b"no manifest at all, but text".to_vec(),
+        &["module \"manifest\"", "not a compiled manifest"],
+    )?;
     let mut other = good;
     let version = other.get_mut(8).context("a short blob")?;
     *version = version.wrapping_add(7);
@@ -169,7 +234,11 @@ pub(crate) fn forged_blob(bench: &Bench) -> Result<()> {
     forged.partitions.get_mut(1).context("two partitions")?.cpus = cpus;
     refused(bench, encode(&forged), &["partition[1].cpus", "\"exits\""])?;
     let mut forged = manifest()?;
-    forged.partitions.get_mut(0).context("two partitions")?.memory = 3 << 20;
+    forged
+        .partitions
+        .get_mut(0)
+        .context("two partitions")?
+        .memory = 3 << 20;
     refused(bench, encode(&forged), &["partition[0].memory"])
 }
 

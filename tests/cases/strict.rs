@@ -34,11 +34,7 @@ impl Breach {
     }
 
     fn partition(&self, core: u32) -> Part {
-        exits(
-            &self.name(),
-            core,
-            &format!("enter=strict {}", self.args),
-        )
+        exits(&self.name(), core, &format!("enter=strict {}", self.args))
     }
 
     fn check(&self, ended: &Ended) -> Result<()> {
@@ -58,7 +54,10 @@ impl Breach {
         let core = partition.report().cpus.first();
         violation.check(
             Some(&record.core) == core && record.tsc != 0 && record.cr3.0 != 0,
-            format!("core {}, tsc {}, cr3 {}", record.core, record.tsc, record.cr3),
+            format!(
+                "core {}, tsc {}, cr3 {}",
+                record.core, record.tsc, record.cr3
+            ),
         )?;
         Ok(())
     }
@@ -73,7 +72,9 @@ pub(crate) fn neighbour(core: u32) -> Part {
 }
 
 fn provoke(bench: &Bench, breaches: &[Breach]) -> Result<()> {
-    let violators = (1..).zip(breaches).map(|(core, breach)| breach.partition(core));
+    let violators = (1..)
+        .zip(breaches)
+        .map(|(core, breach)| breach.partition(core));
     let ended = bench
         .system(partitions([neighbour(0)].into_iter().chain(violators)))
         .run_to_end()?
@@ -212,7 +213,8 @@ pub(crate) fn memory_and_calls(bench: &Bench) -> Result<()> {
 
 /// Leaving STRICT by `set_dataplane(0)` is no violation, nor is what follows.
 pub(crate) fn left_in_order(bench: &Bench) -> Result<()> {
-    let args = "enter=strict+populate touch=2 leave cpuid=3 enter=strict enter=quiesce cpuid=2 leave";
+    let args =
+        "enter=strict+populate touch=2 leave cpuid=3 enter=strict enter=quiesce cpuid=2 leave";
     let ended = bench
         .system(partitions([neighbour(0), exits("orderly", 1, args)]))
         .run_to_end()?
@@ -255,7 +257,10 @@ pub(crate) fn report_and_go_on(bench: &Bench) -> Result<()> {
         reasons == ["cpuid", "cpuid", "port-in"],
         format!("violations {reasons:?}"),
     )?;
-    ended.partition("neighbour")?.finished(0)?.since_quiesce(0)?;
+    ended
+        .partition("neighbour")?
+        .finished(0)?
+        .since_quiesce(0)?;
     Ok(())
 }
 
@@ -276,6 +281,9 @@ pub(crate) fn restart(bench: &Bench) -> Result<()> {
         .exits_of("cpuid", 3)?;
     let starts = partition.lines_with("set_dataplane 0x2 was 0x0");
     partition.check(starts == 3, format!("started {starts} times, expected 3"))?;
-    ended.partition("neighbour")?.finished(0)?.since_quiesce(0)?;
+    ended
+        .partition("neighbour")?
+        .finished(0)?
+        .since_quiesce(0)?;
     Ok(())
 }

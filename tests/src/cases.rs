@@ -77,7 +77,8 @@ impl On {
 pub enum Load {
     /// A second light case: partitions alone, for a second or two.
     Light,
-    /// Nothing: Linux, or something that is timed.
+    /// Nothing: Linux, or something that is timed. (On Bochs, whose time is
+    /// its own, another case.)
     Heavy,
 }
 

@@ -55,8 +55,11 @@ impl<'a> PartitionCheck<'a> {
     /// # Errors
     /// It did not finish, or with another code.
     pub fn finished(self, code: u64) -> Result<Self> {
-        self.state(PartitionState::Finished)?
-            .equal("exit code", self.partition.exit_code, Some(code))
+        self.state(PartitionState::Finished)?.equal(
+            "exit code",
+            self.partition.exit_code,
+            Some(code),
+        )
     }
 
     /// It failed by its own fault, with all of `words` in the reason.
@@ -108,7 +111,12 @@ impl<'a> PartitionCheck<'a> {
     /// # Errors
     /// They had others.
     pub fn dataplane(self, expected: &[&str]) -> Result<Self> {
-        let got: Vec<&str> = self.partition.dataplane.iter().map(String::as_str).collect();
+        let got: Vec<&str> = self
+            .partition
+            .dataplane
+            .iter()
+            .map(String::as_str)
+            .collect();
         self.equal("dataplane", got.as_slice(), expected)
     }
 
@@ -131,8 +139,12 @@ impl<'a> PartitionCheck<'a> {
             .map(|&(reason, count)| (reason.to_owned(), count))
             .collect();
         let total = expected.values().sum();
-        self.equal("exits by reason", &self.partition.exits.by_reason, &expected)?
-            .equal("exits", self.partition.exits.total, total)
+        self.equal(
+            "exits by reason",
+            &self.partition.exits.by_reason,
+            &expected,
+        )?
+        .equal("exits", self.partition.exits.total, total)
     }
 
     /// It printed a line that has `text`.
@@ -344,3 +356,6 @@ impl<'a> LinuxCheck<'a> {
             .map(|()| self)
     }
 }
+
+#[cfg(test)]
+mod tests;

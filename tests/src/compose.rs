@@ -73,13 +73,7 @@ impl fmt::Display for Part {
             f,
             "[[partition]]\nname = {:?}\nprogram = {:?}\ncpus = {}\nmemory = {:?}\n\
              args = {:?}\ndataplane = {:?}\n{}\n",
-            self.name,
-            self.program,
-            self.cores,
-            self.memory,
-            self.args,
-            self.dataplane,
-            self.more
+            self.name, self.program, self.cores, self.memory, self.args, self.dataplane, self.more
         )
     }
 }

@@ -34,7 +34,7 @@
 //!
 //! # fn main() -> Result<()> {
 //! let mut machine = system_file("systems/router.toml").deadline(120).start()?;
-//! machine.wait_for(Console::Linux, "~ # ", 60)?;
+//! machine.wait_for(Console::Linux, " # ", 60)?;
 //! machine.type_line("modprobe dummy && echo loaded=$((1 + 1))")?;
 //! machine.wait_for(Console::Linux, "loaded=2", 10)?;
 //! machine.type_line("poweroff -f")?;

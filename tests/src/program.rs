@@ -21,7 +21,15 @@ pub fn build_program(folder: impl AsRef<Path>, binary: &str) -> Result<PathBuf> 
     let target = std::path::absolute(xtask::paths::target().join("programs"))?;
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(folder)
-        .args(["build", "--quiet", "--release", "--target", TARGET, "--bin", binary])
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--target",
+            TARGET,
+            "--bin",
+            binary,
+        ])
         .arg("--target-dir")
         .arg(&target)
         .env("RUSTFLAGS", RUSTFLAGS)

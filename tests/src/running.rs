@@ -43,6 +43,14 @@ impl Running {
         self.live.send(format!("{line}\n").as_bytes())
     }
 
+    /// Sends bytes to Linux's console, as if typed: `b"\x03"` is Ctrl-C.
+    ///
+    /// # Errors
+    /// The machine has ended.
+    pub fn type_bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        self.live.send(bytes)
+    }
+
     /// What `console` printed so far.
     #[must_use]
     pub fn console(&self, console: &Console) -> String {

@@ -97,7 +97,12 @@ pub fn send(apic: Apic, destination: u32, vector: u8) -> Result<(), Fault> {
 #[inline(never)]
 pub fn send_self(apic: Apic, vector: u8) -> Result<(), Fault> {
     const SHORTHAND_SELF: u32 = 1 << 18;
-    write_at(apic, ICR, SHORTHAND_SELF | ICR_ASSERT | u32::from(vector), 0)
+    write_at(
+        apic,
+        ICR,
+        SHORTHAND_SELF | ICR_ASSERT | u32::from(vector),
+        0,
+    )
 }
 
 fn write_at(apic: Apic, offset: u32, value: u32, high: u32) -> Result<(), Fault> {
