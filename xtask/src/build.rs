@@ -13,6 +13,8 @@ use crate::paths;
 
 /// The target of everything in an image.
 pub const TARGET: &str = "x86_64-unknown-none";
+/// The target of the tool in the initramfs: statically linked.
+const TOOL_TARGET: &str = "x86_64-unknown-linux-musl";
 /// Packages of partition programs are called so; their binary has the rest of
 /// the name.
 pub const PROGRAM_PREFIX: &str = "program-";
@@ -66,6 +68,30 @@ pub fn hypervisor_with(names: &[&str]) -> Result<PathBuf> {
         done.extend(packages);
     }
     Ok(release().join(HYPERVISOR))
+}
+
+/// Builds the operator's tool, statically linked, once per process.
+///
+/// # Errors
+/// cargo fails, its own messages are on standard error; without the target,
+/// `rustup target add x86_64-unknown-linux-musl` gets it.
+pub fn tool() -> Result<PathBuf> {
+    static DONE: Mutex<bool> = Mutex::new(false);
+    let mut done = DONE.lock().map_err(|_| anyhow!("a build panicked"))?;
+    if !*done {
+        let mut command = cargo();
+        command.args(["build", "--quiet", "--profile", "small"]);
+        command.args(["--target", TOOL_TARGET, "--package", "cloister-tool"]);
+        let status = command.status().context("cannot run cargo")?;
+        if !status.success() {
+            bail!(
+                "building the tool \"cloister\" failed: {status}; without its target, \
+                 `rustup target add {TOOL_TARGET}` gets it"
+            );
+        }
+        *done = true;
+    }
+    Ok(paths::target().join(TOOL_TARGET).join("small/cloister"))
 }
 
 fn release() -> PathBuf {

@@ -166,6 +166,9 @@ fn stage_initramfs(recipe: &Recipe, to: &Path) -> Result<()> {
     let cache = paths::guest_cache();
     let kernel = Kernel::fetch(&cache)?;
     let mut initramfs = Initramfs::new(&cache, &kernel)?.modules(&recipe.kernel_modules)?;
+    let tool = build::tool()?;
+    let binary = fs::read(&tool).with_context(|| format!("cannot read {}", tool.display()))?;
+    initramfs = initramfs.file("bin/cloister", 0o755, &binary);
     for (path, mode, content) in &recipe.files {
         initramfs = initramfs.file(path, *mode, content);
     }

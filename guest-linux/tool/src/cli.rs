@@ -1,0 +1,136 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Sees and controls Cloister's partitions from Linux.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cloister",
+    version,
+    propagate_version = true,
+    after_help = "Exit status: 0 done; 1 failed; 2 wrong usage; 3 no Cloister here, or not root; \
+                  4 no such partition; 5 the hypervisor refused; 6 not done in time."
+)]
+pub(crate) struct Cli {
+    /// Print JSON, for machines to read.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Every partition on one line.
+    List,
+    /// All about one partition: cores, exits by reason, the last violation.
+    Show {
+        /// The partition.
+        name: String,
+    },
+    /// Start a partition from its pristine image.
+    Start {
+        /// The partition. It must not run.
+        name: String,
+    },
+    /// Stop a partition.
+    Stop {
+        /// The partition. It must run.
+        name: String,
+    },
+    /// Stop a partition if it runs, and start it from its pristine image.
+    Restart {
+        /// The partition.
+        name: String,
+    },
+    /// Give a stopped partition another program.
+    Load {
+        /// The partition. It must not run.
+        name: String,
+        /// The program: a static ELF64 file for x86-64.
+        file: PathBuf,
+    },
+    /// Show the dataplane flags of a partition's cores, or impose DEBUG.
+    Flags {
+        /// The partition.
+        name: String,
+        /// Trace every exit of it from now on ("debug"), or no longer ("none").
+        #[arg(long, value_name = "FLAG", value_parser = ["debug", "none"])]
+        set: Option<String>,
+    },
+    /// What a partition has printed.
+    Console {
+        /// The partition.
+        name: String,
+        /// Go on until interrupted.
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Live counters of every core, until interrupted.
+    Top {
+        /// Seconds between two readings.
+        #[arg(short, long, default_value_t = 1.0, value_parser = seconds)]
+        interval: f64,
+        /// Stop after so many readings. When standard output is no terminal,
+        /// the default is 1.
+        #[arg(short = 'n', long)]
+        count: Option<u64>,
+    },
+    /// Traced exits, decoded: of cores under DEBUG, or that the manifest
+    /// watches.
+    Trace {
+        /// Only this partition's.
+        name: Option<String>,
+        /// Go on until interrupted.
+        #[arg(short, long, conflicts_with = "perfetto")]
+        follow: bool,
+        /// Write them to FILE as Chrome trace events, which ui.perfetto.dev
+        /// and chrome://tracing open.
+        #[arg(long, value_name = "FILE")]
+        perfetto: Option<PathBuf>,
+    },
+    /// Validate a system file.
+    Check {
+        /// The system file (TOML).
+        file: PathBuf,
+    },
+    /// Compile a system file to the manifest that the hypervisor reads.
+    Compile {
+        /// The system file (TOML).
+        file: PathBuf,
+        /// Where to write the manifest.
+        #[arg(short, long, default_value = "manifest")]
+        output: PathBuf,
+    },
+    /// What this machine has and lacks for Cloister.
+    Hardware,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.1..=3600.0).contains(&value) => Ok(value),
+        _ => Err("a number of seconds from 0.1 to 3600".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn intervals() {
+        assert!(seconds("0.5").is_ok());
+        for wrong in ["0", "-1", "nan", "inf", "x", "1e9"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! One file for each group of verbs.
+
+mod console;
+mod hardware;
+mod life;
+mod list;
+mod program;
+mod system;
+mod top;
+mod trace;
+
+use anyhow::Result;
+
+use crate::cli::{Cli, Verb};
+use crate::device::Device;
+
+/// Does what the command line says.
+///
+/// # Errors
+/// See [`crate::failure::Failure`]; others in words.
+pub(crate) fn run(cli: &Cli) -> Result<()> {
+    let json = cli.json;
+    match &cli.verb {
+        Verb::List => list::list(&Device::open()?, json),
+        Verb::Show { name } => list::show(&Device::open()?, name, json),
+        Verb::Start { name } => life::start(&Device::open()?, name, json),
+        Verb::Stop { name } => life::stop(&Device::open()?, name, json),
+        Verb::Restart { name } => life::restart(&Device::open()?, name, json),
+        Verb::Load { name, file } => program::load(&Device::open()?, name, file, json),
+        Verb::Flags { name, set } => life::flags(&Device::open()?, name, set.as_deref(), json),
+        Verb::Console { name, follow } => console::show(&Device::open()?, name, *follow, json),
+        Verb::Top { interval, count } => top::top(&Device::open()?, *interval, *count, json),
+        Verb::Trace {
+            name,
+            follow,
+            perfetto,
+        } => {
+            let device = Device::open()?;
+            match perfetto {
+                Some(file) => trace::perfetto(&device, name.as_deref(), file),
+                None => trace::show(&device, name.as_deref(), *follow, json),
+            }
+        }
+        Verb::Check { file } => system::check(file, json),
+        Verb::Compile { file, output } => system::compile(file, output, json),
+        Verb::Hardware => hardware::show(json),
+    }
+}
