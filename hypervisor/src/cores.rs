@@ -1,13 +1,15 @@
 //! What cores know of each other: numbers, requests, counters. Everything here
 //! is neutral between vendors and shared through atomics.
 
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
 use cloister_abi::trace::TraceRing;
 use cloister_abi::{CoreCounters, MAX_CORES};
-use spin::Once;
+use cloister_manifest::CpuSet;
+use spin::{Mutex, Once};
 
 use crate::arch::{apic, cpu};
+use crate::watch::Watch;
 
 /// What one core may ask of another. The receiver is kicked by an NMI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub(crate) enum Request {
     Flags = 1 << 6,
     /// Forget translations of the guest's memory.
     Flush = 1 << 7,
+    /// Stand still while another core looks at what is shared ([`hold`]).
+    Hold = 1 << 8,
 }
 
 /// Requests taken at once.
@@ -61,18 +65,9 @@ pub(crate) struct CoreShared {
     /// The core is inside its guest loop (not parked).
     running: AtomicBool,
     counters: Once<&'static CoreCounters>,
-    trace: Once<TraceSlot>,
+    trace: Once<&'static TraceRing>,
+    watch: Once<&'static Watch>,
 }
-
-/// Address of a core's trace ring: written by that core alone, read by the
-/// report with volatile reads.
-pub(crate) struct TraceSlot(*mut TraceRing);
-
-// SAFETY: the pointer is handed out only by `trace`, whose contract is the one
-// of `TraceRing`: one writer, readers that check sequence numbers.
-unsafe impl Send for TraceSlot {}
-// SAFETY: as above.
-unsafe impl Sync for TraceSlot {}
 
 static CORES: [CoreShared; MAX_CORES] = [const { CoreShared::new() }; MAX_CORES];
 
@@ -94,6 +89,7 @@ impl CoreShared {
             running: AtomicBool::new(false),
             counters: Once::new(),
             trace: Once::new(),
+            watch: Once::new(),
         }
     }
 
@@ -102,11 +98,13 @@ impl CoreShared {
         &self,
         apic_id: u32,
         counters: &'static CoreCounters,
-        trace: *mut TraceRing,
+        trace: &'static TraceRing,
+        watch: &'static Watch,
     ) {
         self.apic_id.store(apic_id, Ordering::Relaxed);
         self.counters.call_once(|| counters);
-        self.trace.call_once(|| TraceSlot(trace));
+        self.trace.call_once(|| trace);
+        self.watch.call_once(|| watch);
     }
 
     /// LDR and DFR of its xAPIC, as its guest set them.
@@ -138,8 +136,18 @@ impl CoreShared {
     }
 
     /// Its trace ring.
-    pub(crate) fn trace(&self) -> Option<*mut TraceRing> {
-        self.trace.get().map(|slot| slot.0)
+    pub(crate) fn trace(&self) -> Option<&'static TraceRing> {
+        self.trace.get().copied()
+    }
+
+    /// Who interrupts it.
+    pub(crate) fn watch(&self) -> Option<&'static Watch> {
+        self.watch.get().copied()
+    }
+
+    /// Whether its interrupts exit, so that senders leave word.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watch.get().is_some_and(|watch| watch.is_on())
     }
 
     /// Whether the core is in its guest loop.
@@ -220,4 +228,60 @@ impl CoreShared {
         }
         true
     }
+}
+
+/// How long [`hold`] waits for cores to stand still, TSC cycles: seconds on
+/// any machine. They need microseconds, unless the machine is an emulator's.
+const HOLD_CYCLES: u64 = 2_000_000_000;
+
+/// A core holds others at this moment.
+static HOLDING: AtomicBool = AtomicBool::new(false);
+/// Those that stand still, one bit per core.
+static HELD: AtomicU64 = AtomicU64::new(0);
+
+/// Does `work` while those of `cpus` that run stand still in the hypervisor;
+/// `this` core, which asks, does not. `None`: not all of them did in time,
+/// another core holds cores already, or `this` is asked for something itself;
+/// then `work` was not done.
+pub(crate) fn hold<R>(cpus: CpuSet, this: usize, work: impl FnOnce() -> R) -> Option<R> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.try_lock()?;
+    let others = || cpus.iter().filter(|&number| number != this);
+    // In this order: who is on the way out of an earlier hold does not count.
+    HOLDING.store(true, Ordering::SeqCst);
+    HELD.store(0, Ordering::SeqCst);
+    let mut wanted = 0_u64;
+    for number in others().filter(|&number| core(number).is_running()) {
+        wanted |= bit(number);
+        core(number).ask(Request::Hold);
+    }
+    let start = cpu::tsc();
+    let mut result = None;
+    loop {
+        if HELD.load(Ordering::SeqCst) & wanted == wanted {
+            fence(Ordering::SeqCst);
+            result = Some(work());
+            break;
+        }
+        let late = cpu::tsc().wrapping_sub(start) > HOLD_CYCLES;
+        // Who asks this core for something may be one that is to be held.
+        if late || core(this).has_requests() {
+            break;
+        }
+        cpu::pause();
+    }
+    HOLDING.store(false, Ordering::SeqCst);
+    result
+}
+
+/// Stands still as long as another core holds this one, `number`.
+pub(crate) fn stay_held(number: usize) {
+    while HOLDING.load(Ordering::SeqCst) {
+        HELD.fetch_or(bit(number), Ordering::SeqCst);
+        cpu::pause();
+    }
+}
+
+const fn bit(number: usize) -> u64 {
+    1 << (number % 64)
 }

@@ -13,11 +13,13 @@ mod cores;
 mod exit;
 mod partition;
 mod report;
+mod routes;
 mod run;
 mod setup;
 mod system;
 mod trace;
 mod virt;
+mod watch;
 
 use crate::arch::apic;
 use crate::boot::acpi::Firmware;
@@ -48,6 +50,7 @@ fn bring_up<V: Vendor>(info: &BootInfo) -> ! {
     setup::or_stop(setup::start_cores(firmware, &memory));
     setup::or_stop(setup::validate(info, manifest, firmware));
     let system = setup::or_stop(setup::system::<V>(info, manifest, firmware, &mut memory));
+    routes::find(system);
     report::boot(V::NAME, system.cores);
     smp::release(run::enter::<V>, system);
     run::enter::<V>(system, boot_core())

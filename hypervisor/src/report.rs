@@ -5,16 +5,17 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use cloister_abi::record::{self, Record};
 use cloister_abi::shared::CONSOLE_BYTES;
-use cloister_abi::{LinuxState, Reason};
+use cloister_abi::trace::{CONTINUATION, InterruptKind, TraceRecord};
+use cloister_abi::{BACKTRACE_FRAMES, LinuxState, Reason};
 
 use crate::arch::console::{self, Console};
 use crate::arch::percpu;
 use crate::cores::{self, Request};
-use crate::partition::Partition;
+use crate::partition::{Partition, backtrace};
 use crate::run::Core;
 use crate::system::System;
-use crate::trace;
 use crate::virt::{Vcpu, Vendor};
+use crate::watch::{self, Source};
 
 /// How long a running core may take to bring its counters up to date, TSC
 /// cycles: seconds on any machine.
@@ -78,12 +79,15 @@ pub(crate) fn refused<V: Vendor>(core: &Core<V>, reason: Reason, detail: impl fm
 fn print_refused<V: Vendor>(core: &Core<V>, reason: Reason, detail: impl fmt::Display) {
     let mut text = heapless::String::<160>::new();
     let _ = fmt::write(&mut text, format_args!("{detail}"));
+    let frames = backtrace::take::<V>(core.guest, &core.vcpu);
     console::lock().record(&Record::Refused(record::Refused {
         owner: core.system.owner_name(core.number),
         core: small(core.number),
         reason: reason.name(),
         detail: &text,
         rip: core.vcpu.rip(),
+        frames: small(frames.len()),
+        backtrace: backtrace::padded(&frames),
     }));
 }
 
@@ -149,28 +153,140 @@ fn counters(number: usize) {
     }
 }
 
-/// The ring of core `number`, if anything was traced.
+/// The ring of core `number`, if anything was traced: each exit, and after that
+/// of an interrupt what it interrupted.
 fn traces(number: usize) {
     let Some(ring) = cores::core(number).trace() else {
         return;
     };
-    let print = |entry: &cloister_abi::trace::TraceRecord| {
-        let reason = Reason::ALL
-            .get(usize::from(entry.reason))
-            .map_or("other", |r| r.name());
+    let mut interrupt: Option<record::Interrupt<heapless::String<32>>> = None;
+    let (written, lost) = ring.read(|entry| {
+        if entry.reason == CONTINUATION {
+            if let Some(interrupt) = &mut interrupt {
+                add_frames(interrupt, entry);
+            }
+            return;
+        }
+        print_interrupt(interrupt.take());
+        let reason = Reason::ALL.get(usize::from(entry.reason));
         console::lock().record(&Record::Trace(record::Trace {
             core: small(number),
             sequence: entry.sequence,
-            reason,
+            reason: reason.map_or("other", |reason| reason.name()),
             tsc: entry.tsc,
             rip: entry.rip,
             cr3: entry.cr3,
             qualification: entry.qualification,
             cycles: entry.cycles,
         }));
+        if entry.source != InterruptKind::None as u8 {
+            interrupt = Some(begin_interrupt(number, entry));
+        }
+    });
+    print_interrupt(interrupt);
+    if written > 0 {
+        console::lock().record(&Record::Traced(record::Traced {
+            core: small(number),
+            written,
+            lost,
+        }));
+    }
+}
+
+fn begin_interrupt(number: usize, entry: &TraceRecord) -> record::Interrupt<heapless::String<32>> {
+    let kind = InterruptKind::from_code(entry.source);
+    let sender = Some(entry.sender).filter(|&sender| sender != u32::MAX);
+    let source = Source {
+        vector: entry.vector,
+        kind,
+        detail: u32::try_from(entry.qualification).unwrap_or(0),
+        sender,
+        ..Source::default()
     };
-    // SAFETY: the core's ring.
-    unsafe { trace::read(ring, print) };
+    let mut backtrace = [0; BACKTRACE_FRAMES];
+    backtrace[0] = entry.rip;
+    record::Interrupt {
+        core: small(number),
+        sequence: entry.sequence,
+        tsc: entry.tsc,
+        vector: entry.vector,
+        kind: heapless::String::try_from(kind.name()).unwrap_or_default(),
+        origin: watch::origin(&source),
+        sender,
+        sender_rip: entry.sender_rip,
+        rip: entry.rip,
+        cr3: entry.cr3,
+        frames: u32::from(entry.frames),
+        backtrace,
+    }
+}
+
+/// The return addresses of a continuation record, behind those that are there.
+fn add_frames(interrupt: &mut record::Interrupt<heapless::String<32>>, entry: &TraceRecord) {
+    let present = |address: &&mut u64| **address == 0;
+    let free = interrupt
+        .backtrace
+        .iter_mut()
+        .skip_while(|address| !present(address));
+    for (to, from) in free.zip(entry.continued()) {
+        *to = from;
+    }
+}
+
+fn print_interrupt(interrupt: Option<record::Interrupt<heapless::String<32>>>) {
+    let Some(interrupt) = interrupt else {
+        return;
+    };
+    console::lock().record(&Record::Interrupt(record::Interrupt {
+        core: interrupt.core,
+        sequence: interrupt.sequence,
+        tsc: interrupt.tsc,
+        vector: interrupt.vector,
+        kind: interrupt.kind.as_str(),
+        origin: interrupt.origin.as_str(),
+        sender: interrupt.sender,
+        sender_rip: interrupt.sender_rip,
+        rip: interrupt.rip,
+        cr3: interrupt.cr3,
+        frames: interrupt.frames,
+        backtrace: interrupt.backtrace,
+    }));
+}
+
+/// Who interrupted core `number`, and how often.
+fn interrupters(number: usize) {
+    let Some(watch) = cores::core(number).watch() else {
+        return;
+    };
+    let others = watch.sources(|source, count, tsc, rip| {
+        let frames = source.trail.iter().take_while(|&&address| address != 0);
+        console::lock().record(&Record::Interrupter(record::Interrupter {
+            core: small(number),
+            vector: source.vector,
+            kind: source.kind.name(),
+            origin: watch::origin(source).as_str(),
+            sender: source.sender,
+            count,
+            tsc,
+            rip,
+            frames: small(frames.count()),
+            backtrace: source.trail,
+        }));
+    });
+    if others > 0 {
+        console::lock().record(&Record::Interrupter(record::Interrupter {
+            core: small(number),
+            vector: 0,
+            kind: "others",
+            origin: "",
+            sender: None,
+            count: others,
+            tsc: 0,
+            rip: 0,
+            frames: 0,
+            backtrace: [0; BACKTRACE_FRAMES],
+        }));
+    }
 }
 
 /// The whole report, before the machine goes away. Cores that still run are
@@ -202,6 +318,7 @@ pub(crate) fn end<V: Vendor>(system: &System<V>, outcome: &'static str, detail: 
     }
     for number in 0..system.cores {
         traces(number);
+        interrupters(number);
     }
     let mut console = console::lock();
     console.record(&Record::End(record::End { outcome, detail }));

@@ -17,6 +17,7 @@ use crate::system::System;
 use crate::trace;
 use crate::virt::guest::Guest;
 use crate::virt::{Exited, Frequent, GuestKind, Server, Vcpu, VcpuConfig, Vendor, make_vcpu};
+use crate::watch::Source;
 
 /// Everything a core has at hand while it serves its guest.
 pub(crate) struct Core<V: Vendor> {
@@ -36,8 +37,8 @@ pub(crate) struct Core<V: Vendor> {
     /// QUIESCE (which STRICT and DEBUG imply) is in force, or Linux is watched:
     /// the one test that every exit pays for them.
     pub(crate) watched: bool,
-    /// Vector of the last interrupt that exited.
-    pub(crate) last_vector: u8,
+    /// The last interrupt that exited, and who sent it.
+    pub(crate) last_source: Source,
     /// Refusals that are yet to be printed (`report::refused`).
     pub(crate) refusals: Cell<u32>,
     /// A start-up IPI came together with the INIT that parks this core.
@@ -100,7 +101,7 @@ fn build<V: Vendor>(
     let counters = shared.counters().ok_or_else(|| say(&"no counters"))?;
     let watched = system.is_watched(number);
     let cpuid = exit::cpuid::cache(system, guest, partition).map_err(|error| say(&error))?;
-    let core = Core {
+    let mut core = Core {
         vcpu,
         number,
         system,
@@ -112,10 +113,11 @@ fn build<V: Vendor>(
         dataplane: Dataplane::empty(),
         asked: Dataplane::empty(),
         watched,
-        last_vector: 0,
+        last_source: Source::default(),
         refusals: Cell::new(report::REFUSALS),
         start_up_next: false,
     };
+    core.expose_interrupts(watched);
     core.vcpu
         .control_words(&mut |name, value| report::control(number, name, value));
     Ok(core)
@@ -268,7 +270,7 @@ impl<V: Vendor> Core<V> {
         };
         if let Some(entry) = &entry {
             self.vcpu.reset_long(entry);
-            self.last_vector = 0;
+            self.last_source = Source::default();
             self.set_flags(Dataplane::empty());
         }
         entry.is_some()
@@ -281,6 +283,9 @@ impl<V: Vendor> Core<V> {
         let requests = self.shared.take();
         if !requests.is_empty() {
             self.shared.note_served();
+        }
+        if requests.has(Request::Hold) {
+            cores::stay_held(self.number);
         }
         if requests.has(Request::Renew)
             && let Some(partition) = self.partition
@@ -324,7 +329,7 @@ impl<V: Vendor> Core<V> {
         };
         let debug = flags.contains(Dataplane::DEBUG);
         if debug != self.dataplane.contains(Dataplane::DEBUG) {
-            self.vcpu.set_interrupt_exiting(debug);
+            self.expose_interrupts(debug);
         }
         self.dataplane = flags;
         self.watched = flags.contains(Dataplane::QUIESCE) || self.system.is_watched(self.number);
@@ -344,6 +349,15 @@ impl<V: Vendor> Core<V> {
             // taken at all.
             apic::silence(self.dataplane.contains(Dataplane::DEBUG));
         }
+    }
+
+    /// Has interrupts exit, so that they are named, or go straight to the
+    /// guest.
+    fn expose_interrupts(&mut self, on: bool) {
+        if let Some(watch) = self.shared.watch() {
+            watch.set_on(on);
+        }
+        self.vcpu.set_interrupt_exiting(on);
     }
 
     /// Adds the vectors that are pending or in service to the interrupts since

@@ -1,15 +1,18 @@
 //! Traces of exits, into each core's ring, while DEBUG or `linux.debug` is on.
 
 use core::fmt::Write as _;
-use core::sync::atomic::{Ordering, fence};
 
-use cloister_abi::trace::{TRACE_RECORDS, TraceRecord, TraceRing};
+use cloister_abi::trace::{FRAMES_PER_RECORD, TraceRecord};
 use cloister_abi::{Dataplane, Reason};
+use heapless::Vec;
 
+use crate::partition::backtrace;
 use crate::run::Core;
 use crate::virt::{Exit, Frequent, Vcpu, Vendor, reg};
+use crate::watch::{self, Source};
 
-/// Appends a record to this core's ring, if it is to be traced.
+/// Appends a record to this core's ring, if it is to be traced. That of an
+/// interrupt says who sent it, and is followed by what it interrupted.
 pub(crate) fn record<V: Vendor>(
     core: &mut Core<V>,
     reason: Reason,
@@ -24,12 +27,13 @@ pub(crate) fn record<V: Vendor>(
     let Some(ring) = core.shared.trace() else {
         return;
     };
-    let vector = if reason == Reason::Interrupt {
-        core.last_vector
+    let (source, frames) = if matches!(reason, Reason::Interrupt | Reason::Nmi) {
+        let frames = backtrace::take::<V>(core.guest, &core.vcpu);
+        (core.last_source, frames)
     } else {
-        0
+        (Source::default(), Vec::new())
     };
-    let mut record = TraceRecord {
+    ring.append(&TraceRecord {
         sequence: 0,
         tsc,
         rip,
@@ -37,51 +41,15 @@ pub(crate) fn record<V: Vendor>(
         cr3: core.vcpu.cr3(),
         cycles,
         reason: reason as u8,
-        vector,
-        source: 0,
-        reserved: 0,
-        sender: u32::MAX,
-        reserved2: 0,
-    };
-    // SAFETY: the ring is this core's: nobody else writes it. Readers see a
-    // record as empty while it is written.
-    unsafe {
-        let written = &(*ring).written;
-        let count = written.load(Ordering::Relaxed);
-        let slot = (&raw mut (*ring).records)
-            .cast::<TraceRecord>()
-            .add(usize::try_from(count).unwrap_or(0) % TRACE_RECORDS);
-        slot.write_volatile(record);
-        fence(Ordering::Release);
-        record.sequence = count + 1;
-        (&raw mut (*slot).sequence).write_volatile(record.sequence);
-        written.store(count + 1, Ordering::Release);
-    }
-}
-
-/// Calls `sink` with the records of the ring at `ring`, oldest first, and
-/// returns how many were ever written.
-///
-/// # Safety
-/// `ring` is a core's ring.
-pub(crate) unsafe fn read(ring: *const TraceRing, mut sink: impl FnMut(&TraceRecord)) -> u64 {
-    // SAFETY: the caller's; records are copied volatile, and taken only if
-    // their number is the one expected before and after.
-    unsafe {
-        let written = (*ring).written.load(Ordering::Acquire);
-        let first = written.saturating_sub(TRACE_RECORDS as u64);
-        for count in first..written {
-            let slot = (&raw const (*ring).records)
-                .cast::<TraceRecord>()
-                .add(usize::try_from(count).unwrap_or(0) % TRACE_RECORDS);
-            let record = slot.read_volatile();
-            fence(Ordering::Acquire);
-            let after = (&raw const (*slot).sequence).read_volatile();
-            if record.sequence == count + 1 && after == count + 1 {
-                sink(&record);
-            }
-        }
-        written
+        vector: source.vector,
+        source: source.kind as u8,
+        frames: u8::try_from(frames.len()).unwrap_or(0),
+        sender: source.sender.unwrap_or(u32::MAX),
+        sender_rip: source.trail[0],
+    });
+    // The first return address is RIP.
+    for rest in frames.get(1..).unwrap_or(&[]).chunks(FRAMES_PER_RECORD) {
+        ring.append(&TraceRecord::continuation(rest));
     }
 }
 
@@ -95,7 +63,7 @@ fn qualification<V: Vendor>(core: &mut Core<V>, exit: &Exit) -> u64 {
         Exit::Frequent(Frequent::Port(access)) => u64::from(access.port()),
         Exit::Frequent(Frequent::NestedPageFault { gpa, .. }) => gpa,
         Exit::Exception { vector, .. } => u64::from(vector),
-        Exit::ExternalInterrupt { .. } => u64::from(core.last_vector),
+        Exit::ExternalInterrupt { .. } => u64::from(core.last_source.detail),
         Exit::Sipi { vector } => u64::from(vector),
         Exit::ControlRegister { qualification, .. } | Exit::Other { qualification, .. } => {
             qualification
@@ -129,6 +97,11 @@ pub(crate) fn describe<V: Vendor>(core: &mut Core<V>, exit: &Exit) -> heapless::
         }
         Exit::Exception { vector, error, .. } => {
             write!(text, "vector {vector} error {:#x}", error.unwrap_or(0))
+        }
+        Exit::ExternalInterrupt { .. } => {
+            let source = &core.last_source;
+            let (kind, origin) = (source.kind.name(), watch::origin(source));
+            write!(text, "vector {} {kind} {origin}", source.vector)
         }
         Exit::ControlRegister { qualification, .. } => write!(text, "access {qualification:#x}"),
         Exit::Other {

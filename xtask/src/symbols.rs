@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use object::{Object, ObjectSymbol, SymbolKind};
 use rustc_demangle::demangle;
 
@@ -35,6 +35,35 @@ impl Symbols {
                 ))
             })
             .collect();
+        functions.sort();
+        Ok(Self { functions })
+    }
+
+    /// Reads a kernel's symbols from `file`: what `/proc/kallsyms` shows root, or
+    /// a System.map. Those of a kernel that moves itself (KASLR) fit only the
+    /// run that they come from: boot it with `nokaslr`.
+    ///
+    /// # Errors
+    /// It cannot be read, or has no function with an address.
+    pub fn read_kernel(file: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(file)
+            .with_context(|| format!("cannot read {}", file.display()))?;
+        let mut functions: Vec<(u64, u64, String)> = text
+            .lines()
+            .filter_map(|line| {
+                let mut words = line.split_whitespace();
+                let address = u64::from_str_radix(words.next()?, 16).ok()?;
+                let is_text = matches!(words.next()?, "t" | "T" | "w" | "W");
+                let name = words.next()?.to_owned();
+                (is_text && address != 0).then_some((address, 0, name))
+            })
+            .collect();
+        ensure!(
+            !functions.is_empty(),
+            "{} has no line like `ffffffff81000000 T _stext`: /proc/kallsyms shows addresses to \
+             root only, and Debian's System.map is in the package linux-image-*-dbg",
+            file.display()
+        );
         functions.sort();
         Ok(Self { functions })
     }

@@ -13,8 +13,9 @@ use crate::{BACKTRACE_FRAMES, LinuxState, PartitionState};
 pub const MARK: u8 = 0x1e;
 
 /// One record. A later record about the same thing replaces an earlier one,
-/// except [`Record::Console`], [`Record::Trace`], [`Record::Refused`] and
-/// [`Record::Violation`], which add up.
+/// except [`Record::Console`], [`Record::Trace`], [`Record::Interrupt`],
+/// [`Record::Interrupter`], [`Record::Refused`] and [`Record::Violation`],
+/// which add up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "std", derive(serde::Deserialize))]
 #[serde(rename_all = "kebab-case")]
@@ -41,6 +42,12 @@ pub enum Record<S> {
     Refused(Refused<S>),
     /// One traced exit.
     Trace(Trace<S>),
+    /// One interrupt that was caught (DEBUG), after the trace of its exit.
+    Interrupt(Interrupt<S>),
+    /// What interrupted a core, and how often: the sum of all that was caught.
+    Interrupter(Interrupter<S>),
+    /// How much a core traced.
+    Traced(Traced),
     /// The control words of a core's VMCB or VMCS, by name.
     Control(Control<S>),
     /// Nothing more follows; the machine is about to power off or reset.
@@ -173,6 +180,12 @@ pub struct Refused<S> {
     pub detail: S,
     /// Guest RIP.
     pub rip: u64,
+    /// Number of frames in `backtrace`.
+    #[cfg_attr(feature = "std", serde(default))]
+    pub frames: u32,
+    /// Return addresses, innermost first; the first is RIP.
+    #[cfg_attr(feature = "std", serde(default))]
+    pub backtrace: [u64; BACKTRACE_FRAMES],
 }
 
 /// See [`Record::Trace`].
@@ -195,6 +208,76 @@ pub struct Trace<S> {
     pub qualification: u64,
     /// TSC cycles in the hypervisor.
     pub cycles: u64,
+}
+
+/// See [`Record::Interrupt`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "std", derive(serde::Deserialize))]
+pub struct Interrupt<S> {
+    /// Physical core number.
+    pub core: u32,
+    /// Number of the trace record of its exit.
+    pub sequence: u64,
+    /// TSC at the exit.
+    pub tsc: u64,
+    /// Vector; 2 for an NMI.
+    pub vector: u8,
+    /// Name of the [`crate::trace::InterruptKind`].
+    pub kind: S,
+    /// Where it came from, for people: `core 1`, `0000:00:03.0`, `gsi 4`.
+    pub origin: S,
+    /// The physical core that sent an IPI.
+    pub sender: Option<u32>,
+    /// RIP on that core at the instruction that sent it; 0 if it is not known.
+    pub sender_rip: u64,
+    /// RIP of the guest that was interrupted.
+    pub rip: u64,
+    /// Its CR3.
+    pub cr3: u64,
+    /// Number of frames in `backtrace`.
+    pub frames: u32,
+    /// Its return addresses, innermost first; the first is RIP.
+    pub backtrace: [u64; BACKTRACE_FRAMES],
+}
+
+/// See [`Record::Interrupter`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "std", derive(serde::Deserialize))]
+pub struct Interrupter<S> {
+    /// Physical core number.
+    pub core: u32,
+    /// Vector; 2 for an NMI.
+    pub vector: u8,
+    /// Name of the [`crate::trace::InterruptKind`]; `others` for all that
+    /// found no place in the table.
+    pub kind: S,
+    /// Where it came from, for people.
+    pub origin: S,
+    /// The physical core that sent it, if it is an IPI.
+    pub sender: Option<u32>,
+    /// How many.
+    pub count: u64,
+    /// TSC at the last.
+    pub tsc: u64,
+    /// RIP of the guest that the last one interrupted.
+    pub rip: u64,
+    /// Number of frames in `backtrace`.
+    pub frames: u32,
+    /// Return addresses of the sender of the last one, innermost first; the
+    /// first is the instruction that sent it.
+    pub backtrace: [u64; BACKTRACE_FRAMES],
+}
+
+/// See [`Record::Traced`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "std", derive(serde::Deserialize))]
+pub struct Traced {
+    /// Physical core number.
+    pub core: u32,
+    /// Records written to its ring.
+    pub written: u64,
+    /// Those that were overwritten before they could be printed.
+    pub lost: u64,
 }
 
 /// See [`Record::Control`].

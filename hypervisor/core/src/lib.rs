@@ -11,6 +11,7 @@ pub mod memory;
 pub mod nested;
 pub mod pci;
 pub mod policy;
+pub mod route;
 pub mod walk;
 
 mod bytes;

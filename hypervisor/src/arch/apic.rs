@@ -38,6 +38,7 @@ pub(crate) enum Register {
     LvtLint1 = 0x360,
     LvtError = 0x370,
     TimerInitialCount = 0x380,
+    TimerCurrentCount = 0x390,
 }
 
 /// LVT entry: masked.
@@ -271,6 +272,15 @@ pub(crate) fn pending() -> Option<u8> {
     lowest(Register::Request)
 }
 
+/// The vector that is delivered next.
+pub(crate) fn highest_pending() -> Option<u8> {
+    (0..8_u16).rev().find_map(|word| {
+        let bits = read_at(Register::Request as u16 + word * 16);
+        let highest = u32::from(word) * 32 + 31_u32.checked_sub(bits.leading_zeros())?;
+        u8::try_from(highest).ok()
+    })
+}
+
 /// Vectors that wait or are in service.
 pub(crate) fn interrupts_seen() -> u32 {
     count(Register::Request) + count(Register::InService)
@@ -313,18 +323,45 @@ pub(crate) fn live_lvt() -> Option<Register> {
     lvts().find(|&lvt| lvt != Register::LvtTimer && read(lvt) & LVT_MASKED == 0)
 }
 
+/// The LVT entry that delivers `vector`, which the processor has just taken: an
+/// open one with that vector, or an open pin of the legacy controller (ExtINT)
+/// if the local APIC has not put the vector in service.
+pub(crate) fn lvt_with(vector: u8) -> Option<Register> {
+    const FIXED: u32 = 0;
+    const EXTERNAL: u32 = 7;
+    let in_service = || {
+        let word = Register::InService as u16 + u16::from(vector / 32) * 16;
+        read_at(word) >> (vector % 32) & 1 != 0
+    };
+    lvts().find(|&lvt| {
+        let entry = read(lvt);
+        entry & LVT_MASKED == 0
+            && match entry >> 8 & 7 {
+                FIXED => entry.to_le_bytes()[0] == vector,
+                EXTERNAL => !in_service(),
+                _ => false,
+            }
+    })
+}
+
 /// Whether the timer can fire: not masked, and armed.
 pub(crate) fn timer_armed() -> bool {
+    const ONE_SHOT_MODE: u32 = 0;
     const DEADLINE_MODE: u32 = 2 << 17;
     let lvt = read(Register::LvtTimer);
     if lvt & LVT_MASKED != 0 {
         return false;
     }
-    if lvt & (3 << 17) == DEADLINE_MODE {
-        // SAFETY: the mode exists only where the MSR does.
-        return unsafe { msr::read(x86::msr::IA32_TSC_DEADLINE) } != 0;
+    match lvt & (3 << 17) {
+        DEADLINE_MODE => {
+            // SAFETY: the mode exists only where the MSR does.
+            let deadline = unsafe { msr::read(x86::msr::IA32_TSC_DEADLINE) };
+            deadline != 0
+        }
+        // The initial count stays when the timer has fired.
+        ONE_SHOT_MODE => read(Register::TimerCurrentCount) != 0,
+        _ => read(Register::TimerInitialCount) != 0,
     }
-    read(Register::TimerInitialCount) != 0
 }
 
 /// Masks both legacy interrupt controllers (8259A data sheet, "Operation

@@ -127,6 +127,8 @@ unsafe impl Zeroable for cloister_abi::shared::ConsoleRing {}
 unsafe impl Zeroable for cloister_abi::shared::PartitionInfo {}
 // SAFETY: as above.
 unsafe impl Zeroable for cloister_abi::trace::TraceRing {}
+// SAFETY: as above, and atomic booleans.
+unsafe impl Zeroable for crate::watch::Watch {}
 // SAFETY: integers, booleans, and an enum whose first variant is 0.
 unsafe impl Zeroable for cloister_core::policy::cpuid::CpuidCache {}
 

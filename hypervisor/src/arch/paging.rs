@@ -224,6 +224,29 @@ pub(crate) unsafe fn enter() {
     unsafe { cpu::set_cr3(ROOT.load(Ordering::SeqCst)) };
 }
 
+/// Whether `address` is mapped, and is no memory: a device's or nobody's.
+pub(crate) fn is_device(address: u64) -> bool {
+    // Nothing is allocated for looking up; the pool is not needed.
+    struct Look;
+    impl Tables for Look {
+        fn allocate(&mut self) -> Option<u64> {
+            None
+        }
+
+        fn read(&self, table: u64, index: usize) -> u64 {
+            // SAFETY: tables that `build` made.
+            unsafe { (table as *const u64).add(index & 511).read_volatile() }
+        }
+
+        fn write(&mut self, _: u64, _: usize, _: u64) {}
+    }
+    TABLES.lock().as_ref().is_some_and(|builder| {
+        builder
+            .lookup(&Look, address)
+            .is_some_and(|page| page.memory_type == MemoryType::Uncacheable)
+    })
+}
+
 /// Takes the page at `address` away, so that a stack that grows into it
 /// faults. Only cores that enter the tables later are sure to see it.
 ///

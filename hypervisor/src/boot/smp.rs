@@ -13,6 +13,7 @@ use crate::arch::percpu::{self, PerCpu};
 use crate::arch::{apic, cpu, paging};
 use crate::boot::ap;
 use crate::cores;
+use crate::watch::Watch;
 
 const NO_MEMORY: &str = "hypervisor.memory is too small for its stack and counters";
 
@@ -38,6 +39,7 @@ pub(crate) fn start_all(
 ) -> Result<(), (usize, u32, &'static str)> {
     const COUNTERS: u64 = size_of::<CoreCounters>() as u64 / PAGE;
     const RING: u64 = size_of::<TraceRing>() as u64 / PAGE;
+    const WATCH: u64 = size_of::<Watch>() as u64 / PAGE;
     trampoline.write(0, ap::code());
     for (number, core) in cores.iter().enumerate() {
         let fail = |why| (number, core.apic_id, why);
@@ -45,8 +47,11 @@ pub(crate) fn start_all(
             pool.pages(COUNTERS, PAGE).and_then(Frame::zeroed);
         let counters = counters.ok_or(fail(NO_MEMORY))?;
         counters.core.store(number as u64, Ordering::Relaxed);
-        let ring = pool.pages(RING, PAGE).ok_or(fail(NO_MEMORY))?;
-        cores::core(number).set_up(core.apic_id, counters, ring.address() as *mut _);
+        let ring: Option<&'static mut TraceRing> = pool.pages(RING, PAGE).and_then(Frame::zeroed);
+        let ring = ring.ok_or(fail(NO_MEMORY))?;
+        let watch: Option<&'static mut Watch> = pool.pages(WATCH, PAGE).and_then(Frame::zeroed);
+        let watch = watch.ok_or(fail(NO_MEMORY))?;
+        cores::core(number).set_up(core.apic_id, counters, ring, watch);
         if core.apic_id == percpu::this().apic_id() {
             continue;
         }

@@ -16,6 +16,7 @@ use crate::report;
 use crate::run::Core;
 use crate::virt::guest::Guest;
 use crate::virt::{Access, Event, GuestKind, Vcpu, Vendor};
+use crate::watch;
 
 /// Whether a nested page fault is a write to the APIC page by a guest that has
 /// one.
@@ -234,7 +235,6 @@ fn send<V: Vendor>(core: &mut Core<V>, ipi: &Ipi) {
 }
 
 fn deliver<V: Vendor>(core: &mut Core<V>, ipi: &Ipi, number: usize) {
-    const SHORTHAND_SELF: u32 = 1 << 18;
     let target = cores::core(number);
     let is_self = number == core.number;
     match ipi.mode {
@@ -249,20 +249,37 @@ fn deliver<V: Vendor>(core: &mut Core<V>, ipi: &Ipi, number: usize) {
         }
         DeliveryMode::Init { .. } => {}
         _ => match ipi.hardware_low() {
-            // The shorthand sends vectors only (Intel SDM vol. 3, table "Valid
-            // Combinations for the Local xAPIC Interrupt Command Register").
-            Some(low)
-                if is_self
-                    && ipi.destination == Destination::SelfOnly
-                    && ipi.mode != DeliveryMode::Nmi =>
-            {
-                hardware::send_ipi(0, low | SHORTHAND_SELF);
+            Some(_) if target.is_watched() => {
+                let vector = match ipi.mode {
+                    DeliveryMode::Nmi => watch::NMI,
+                    _ => ipi.vector,
+                };
+                watch::note_ipi(core, number, vector);
+                hand_over(core, ipi, number);
             }
-            Some(low) => hardware::send_ipi(target.apic_id(), low),
+            Some(_) => hand_over(core, ipi, number),
             None => {
                 report::refused(core, Reason::ApicWrite, format_args!("ipi {:?}", ipi.mode));
             }
         },
+    }
+}
+
+/// Has the hardware send a vector or an NMI.
+fn hand_over<V: Vendor>(core: &Core<V>, ipi: &Ipi, number: usize) {
+    const SHORTHAND_SELF: u32 = 1 << 18;
+    let Some(low) = ipi.hardware_low() else {
+        return;
+    };
+    // The shorthand sends vectors only (Intel SDM vol. 3, table "Valid
+    // Combinations for the Local xAPIC Interrupt Command Register").
+    if number == core.number
+        && ipi.destination == Destination::SelfOnly
+        && ipi.mode != DeliveryMode::Nmi
+    {
+        hardware::send_ipi(0, low | SHORTHAND_SELF);
+    } else {
+        hardware::send_ipi(cores::core(number).apic_id(), low);
     }
 }
 

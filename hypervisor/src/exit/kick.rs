@@ -2,11 +2,12 @@
 
 use cloister_abi::{PartitionState, Reason};
 
-use crate::arch::{apic, percpu};
-use crate::cores::Request;
+use crate::arch::{apic, cpu, percpu};
+use crate::cores::{self, Request};
 use crate::exit::{Next, Served};
 use crate::run::Core;
 use crate::virt::{Event, GuestKind, Vcpu, Vendor};
+use crate::watch;
 
 /// An NMI arrived. With a request in the mailbox it is a kick; without one it
 /// is the late kick of a request that has been served already, or real, and
@@ -19,6 +20,9 @@ pub(crate) fn nmi<V: Vendor>(core: &mut Core<V>) -> Served {
     if core.shared.is_late_kick() {
         return Served::exempt(Reason::Kick, Next::Resume);
     }
+    if core.shared.is_watched() {
+        core.last_source = watch::attribute(core, watch::NMI, cpu::tsc());
+    }
     core.vcpu.inject(Event::Nmi);
     Served::resume(Reason::Nmi)
 }
@@ -26,6 +30,9 @@ pub(crate) fn nmi<V: Vendor>(core: &mut Core<V>) -> Served {
 /// Serves what other cores ask of this one.
 pub(crate) fn serve<V: Vendor>(core: &mut Core<V>) -> Next {
     let requests = core.shared.take();
+    if requests.has(Request::Hold) {
+        cores::stay_held(core.number);
+    }
     core.update_interrupts();
     let mut next = Next::Resume;
     // A partition that runs was started anew before the request was seen.

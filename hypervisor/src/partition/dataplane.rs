@@ -9,6 +9,7 @@ use cloister_core::nested::{MemoryType, Rights};
 use crate::arch::{apic, cpu};
 use crate::exit::{Next, kick};
 use crate::partition::Partition;
+use crate::routes;
 use crate::run::Core;
 use crate::trace;
 use crate::virt::{Exit, Frequent, Vcpu, Vendor};
@@ -16,6 +17,10 @@ use crate::virt::{Exit, Frequent, Vcpu, Vendor};
 /// How long a core is given to become quiet: rounds, each with a pause. A
 /// bound in work, not in time, so that it holds on any machine.
 const ROUNDS: u32 = 20_000;
+
+/// How often the routes of devices are looked at before one that goes to this
+/// core counts as there to stay.
+const ROUTE_LOOKS: u32 = 3;
 
 /// Serves the call. The value for RAX: previous flags or error.
 pub(crate) fn set<V: Vendor>(
@@ -115,6 +120,7 @@ fn quiesce<V: Vendor>(
 ) -> Result<Next, BusySource> {
     let own_apic = partition.config.apic;
     let mut source = BusySource::Management;
+    let mut looks = ROUTE_LOOKS;
     for _ in 0..ROUNDS {
         if !own_apic {
             apic::silence(true);
@@ -130,6 +136,13 @@ fn quiesce<V: Vendor>(
             if !own_apic {
                 apic::hold_exception_vectors(V::drain_interrupt);
             }
+        } else if let Some(live) = routed(core) {
+            // Whoever has set a route up has to take it away himself.
+            source = live;
+            looks -= 1;
+            if looks == 0 {
+                return Err(source);
+            }
         } else {
             if !own_apic {
                 // Under DEBUG what comes is to be seen; otherwise it is not to
@@ -141,6 +154,16 @@ fn quiesce<V: Vendor>(
         cpu::pause();
     }
     Err(source)
+}
+
+/// Whether a device's interrupt goes to this core, or that cannot be told
+/// because another core does not stand still.
+fn routed<V: Vendor>(core: &Core<V>) -> Option<BusySource> {
+    match routes::any(core.system, core.number) {
+        Some(false) => None,
+        Some(true) => Some(BusySource::Route),
+        None => Some(BusySource::Management),
+    }
 }
 
 /// What could still interrupt this core.

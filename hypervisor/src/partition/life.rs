@@ -6,6 +6,7 @@ use core::sync::atomic::Ordering;
 
 use cloister_abi::{LinuxState, PartitionState};
 
+use crate::arch::cpu;
 use crate::control::statistics::set_text;
 use crate::cores::{self, Request};
 use crate::exit::Next;
@@ -67,16 +68,31 @@ pub(crate) fn stop_others<V: Vendor>(core: &Core<V>) {
     }
 }
 
+/// TSC frequency that is assumed where CPUID does not tell it, Hz: more than
+/// any processor has, so that a window is never shorter than it says.
+const HIGHEST_TSC_HZ: u64 = 6_000_000_000;
+
 /// Wants the partition started anew once all its cores are parked, unless it
-/// has been restarted `max` times.
-pub(crate) fn restart_within<V: Vendor>(partition: &Partition<V>, max: u32) {
-    if partition.life.status.restarts.load(Ordering::Relaxed) < max {
-        partition.life.restart_due.store(true, Ordering::SeqCst);
-    } else {
-        log::warn!(
+/// has been restarted for this `max` times within `window` seconds (0: ever).
+pub(crate) fn restart_within<V: Vendor>(partition: &Partition<V>, max: u32, window: u32) {
+    let life = &partition.life;
+    let hz = match crate::exit::cpuid::tsc_hz() {
+        0 => HIGHEST_TSC_HZ,
+        hz => hz,
+    };
+    if life.may_restart(cpu::tsc(), max, u64::from(window).saturating_mul(hz)) {
+        life.restart_due.store(true, Ordering::Release);
+        return;
+    }
+    match window {
+        0 => log::warn!(
             "partition \"{}\" was restarted {max} times and is left stopped",
             partition.name()
-        );
+        ),
+        seconds => log::warn!(
+            "partition \"{}\" was restarted {max} times within {seconds} s and is left stopped",
+            partition.name()
+        ),
     }
 }
 

@@ -9,7 +9,7 @@ pub(crate) mod load;
 pub(crate) mod operator;
 pub(crate) mod violation;
 
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering, AtomicU64};
 
 use cloister_abi::PartitionState;
 use cloister_abi::control::PartitionStatus;
@@ -64,6 +64,9 @@ pub(crate) struct Life {
     pub(crate) finished: AtomicU32,
     /// Cores that are not in the guest.
     pub(crate) parked: AtomicU32,
+    /// Restarts after violations within the window, and TSC of its begin.
+    window_restarts: AtomicU32,
+    window_began: AtomicU64,
     /// A restart is due as soon as all cores are parked.
     pub(crate) restart_due: AtomicBool,
     /// All cores are parked, and it is not started again by itself.
@@ -83,6 +86,8 @@ impl Life {
             status,
             finished: AtomicU32::new(0),
             parked: AtomicU32::new(0),
+            window_restarts: AtomicU32::new(0),
+            window_began: AtomicU64::new(0),
             restart_due: AtomicBool::new(false),
             settled: AtomicBool::new(false),
             populated: AtomicBool::new(false),
@@ -134,6 +139,26 @@ impl Life {
         self.status
             .exit_code
             .fetch_max(code.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// Counts a restart after a violation at TSC `now`, if there have been
+    /// fewer than `max` of them in the last `window` cycles (0: ever). Says
+    /// whether. Only the core that has ended the run calls this.
+    pub(crate) fn may_restart(&self, now: u64, max: u32, window: u64) -> bool {
+        let began = self.window_began.load(Ordering::Relaxed);
+        let before = self.window_restarts.load(Ordering::Relaxed);
+        let over = window != 0 && now.wrapping_sub(began) > window;
+        let before = if before == 0 || over {
+            self.window_began.store(now, Ordering::Relaxed);
+            0
+        } else {
+            before
+        };
+        if before >= max {
+            return false;
+        }
+        self.window_restarts.store(before + 1, Ordering::Relaxed);
+        true
     }
 
     /// Forgets the last run.

@@ -4,7 +4,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use cloister_abi::record::{Record, Violation};
-use cloister_abi::{BACKTRACE_FRAMES, Dataplane, PartitionState, Reason};
+use cloister_abi::{Dataplane, PartitionState, Reason};
 use cloister_manifest::OnViolation;
 
 use crate::arch::console;
@@ -13,6 +13,7 @@ use crate::partition::{Partition, backtrace, life};
 use crate::run::Core;
 use crate::trace;
 use crate::virt::{Exit, Frequent, Vcpu, Vendor};
+use crate::watch;
 
 /// Looks at an exit of a watched core before it is served. [`Next::Park`]: it
 /// was a violation that ends the run, and has been counted and recorded.
@@ -32,6 +33,9 @@ pub(crate) fn check<V: Vendor>(core: &mut Core<V>, exit: &Exit, entered: u64) ->
         return Next::Resume;
     }
     let reason = crate::exit::reason(core, exit);
+    if reason == Reason::Interrupt {
+        core.last_source = watch::waiting(core);
+    }
     record(core, partition, exit, reason, entered);
     if partition.config.on_violation == OnViolation::Report {
         return Next::Resume;
@@ -45,8 +49,8 @@ pub(crate) fn check<V: Vendor>(core: &mut Core<V>, exit: &Exit, entered: u64) ->
         .life
         .change(PartitionState::Running, PartitionState::Violated)
     {
-        if let OnViolation::Restart { max } = partition.config.on_violation {
-            life::restart_within(partition, max);
+        if let OnViolation::Restart { max, window } = partition.config.on_violation {
+            life::restart_within(partition, max, window);
         }
         life::stop_others(core);
     }
@@ -80,12 +84,8 @@ fn record<V: Vendor>(
     reason: Reason,
     entered: u64,
 ) {
-    let frames = backtrace::take::<V>(core.guest, &mut core.vcpu);
+    let frames = backtrace::take::<V>(core.guest, &core.vcpu);
     let detail = trace::describe(core, exit);
-    let mut addresses = [0; BACKTRACE_FRAMES];
-    for (to, from) in addresses.iter_mut().zip(&frames) {
-        *to = *from;
-    }
     let violation = Violation {
         name: partition.name(),
         core: u32::try_from(core.number).unwrap_or(u32::MAX),
@@ -97,7 +97,7 @@ fn record<V: Vendor>(
         rflags: core.vcpu.rflags(),
         registers: core.vcpu.registers().gpr,
         frames: u32::try_from(frames.len()).unwrap_or(0),
-        backtrace: addresses,
+        backtrace: backtrace::padded(&frames),
     };
     show(partition, &violation, reason);
     console::lock().record(&Record::Violation(violation));

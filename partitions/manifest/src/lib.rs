@@ -94,6 +94,7 @@
 //! | `autostart` | `true` | whether it starts at boot |
 //! | `on_violation` | `"stop"` | what a breach of STRICT leads to: `"stop"` it, `"restart"` it, or `"report"` it and go on. It is recorded in each case |
 //! | `max_restarts` | `3` | only with `"restart"`: the breach after so many restarts stops it for good; at least 1 |
+//! | `restart_window` | all time | only with `"restart"`: only restarts within so long count, `"60s"`, `"10m"` or `"1h"`; when it has passed since the first of them, counting begins anew |
 //! | `apic` | `false` | whether it gets its local APIC |
 //! | `ports` | `[]` | up to 16 ranges `{ base = 0x3e8, count = 8 }` of I/O ports. Those of the whole machine are nobody's ([`limits::MACHINE_PORTS`], and what the firmware names for power management and reset), nor is the hypervisor's console |
 //! | `devices` | `[]` | up to 8 PCI functions, as `lspci -D` shows them: `"0000:00:03.0"`. They need an IOMMU. Where there is none, `{ address = "0000:00:03.0", dma = "unprotected" }` accepts that the partition can reach all memory |

@@ -112,6 +112,9 @@ pub enum OnViolation {
         /// After so many restarts the next breach stops it for good. At
         /// least 1.
         max: u32,
+        /// Those restarts count that lie within so many seconds: counting
+        /// begins anew when they have passed since the first. 0: all count.
+        window: u32,
     },
     /// It goes on.
     Report,

@@ -71,7 +71,8 @@ fn console() -> impl Strategy<Value = Console> {
 fn on_violation() -> impl Strategy<Value = OnViolation> {
     prop_oneof![
         Just(OnViolation::Stop),
-        prop_oneof![9 => 1..4_u32, 1 => Just(0)].prop_map(|max| OnViolation::Restart { max }),
+        (prop_oneof![9 => 1..4_u32, 1 => Just(0)], any::<u32>())
+            .prop_map(|(max, window)| OnViolation::Restart { max, window }),
         Just(OnViolation::Report),
     ]
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use cloister_abi::{Dataplane, LinuxState};
 
 use super::fold::Fold;
-use super::{Core, Exits, Hex, Outcome, ReasonTotals, Report};
+use super::{Core, Exits, Hex, Outcome, ReasonTotals, Report, watch};
 use crate::stream::Lines;
 use crate::symbols::Symbols;
 
@@ -60,6 +60,14 @@ impl Fold {
             self.finish_partition(index);
         }
         self.finish_cores();
+        let mut symbols: watch::ByOwner = self
+            .programs
+            .iter()
+            .filter_map(|(name, elf)| Some((name.clone(), Symbols::read(elf).ok()?)))
+            .collect();
+        let kernel = self.kernel_symbols.take();
+        symbols.extend(kernel.map(|kernel| ("linux".to_owned(), kernel)));
+        watch::resolve(&mut self.report, &symbols);
         self.report
     }
 

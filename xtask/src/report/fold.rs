@@ -8,8 +8,12 @@ use cloister_abi::record::{self, Record};
 use cloister_abi::{BACKTRACE_FRAMES, LinuxState, PartitionState};
 use cloister_manifest::{CpuSet, Manifest};
 
-use super::{Exits, Hex, Linux, Outcome, Partition, Platform, Report, Violation};
+use super::{
+    Exits, Hex, Interrupt, Interrupter, Linux, Outcome, Partition, Platform, Refused, Report,
+    Violation,
+};
 use crate::stream::Lines;
+use crate::symbols::Symbols;
 
 /// What is known of a run so far.
 #[derive(Debug)]
@@ -21,6 +25,7 @@ pub struct Fold {
     pub(super) exits: BTreeMap<(u32, String), record::Exits<String>>,
     pub(super) consoles: Vec<Lines>,
     pub(super) programs: BTreeMap<String, PathBuf>,
+    pub(super) kernel_symbols: Option<Symbols>,
     pub(super) bare: bool,
     pub(super) booted: bool,
     pub(super) end: Option<record::End<String>>,
@@ -90,6 +95,9 @@ impl Fold {
             refused: Vec::new(),
             controls: Vec::new(),
             trace: Vec::new(),
+            traced: Vec::new(),
+            interrupts: Vec::new(),
+            interrupters: Vec::new(),
             seconds: 0.0,
         };
         Self {
@@ -98,11 +106,17 @@ impl Fold {
             totals: BTreeMap::new(),
             exits: BTreeMap::new(),
             programs,
+            kernel_symbols: None,
             bare,
             booted: false,
             end: None,
             panicked: false,
         }
+    }
+
+    /// Addresses in Linux's kernel get names from `symbols`.
+    pub fn kernel_symbols(&mut self, symbols: Option<Symbols>) {
+        self.kernel_symbols = symbols;
     }
 
     /// Takes one record. Returns the partition and the lines that it completed
@@ -144,8 +158,23 @@ impl Fold {
                     report.violations.push(convert(&violation));
                 }
             }
-            Record::Refused(refused) => self.report.refused.push(refused),
+            Record::Refused(refused) => {
+                let refused = convert_refused(&refused);
+                self.report.refused.push(refused);
+            }
             Record::Trace(trace) => self.report.trace.push(trace),
+            Record::Traced(traced) => {
+                self.report.traced.retain(|t| t.core != traced.core);
+                self.report.traced.push(traced);
+            }
+            Record::Interrupt(interrupt) => {
+                let interrupt = convert_interrupt(&interrupt);
+                self.report.interrupts.push(interrupt);
+            }
+            Record::Interrupter(interrupter) => {
+                let interrupter = convert_interrupter(&interrupter);
+                self.report.interrupters.push(interrupter);
+            }
             Record::Control(control) => {
                 let controls = &mut self.report.controls;
                 controls.retain(|c| (c.core, &c.name) != (control.core, &control.name));
@@ -224,22 +253,67 @@ impl Fold {
 }
 
 fn convert(violation: &record::Violation<String>) -> Violation {
-    let frames = usize::try_from(violation.frames).unwrap_or(BACKTRACE_FRAMES);
     Violation {
         reason: violation.reason.clone(),
         rip: Hex(violation.rip),
         cr3: Hex(violation.cr3),
-        backtrace: violation
-            .backtrace
-            .iter()
-            .take(frames)
-            .map(|&a| Hex(a))
-            .collect(),
+        backtrace: frames(&violation.backtrace, violation.frames),
         detail: violation.detail.clone(),
         core: violation.core,
         tsc: violation.tsc,
         rflags: Hex(violation.rflags),
         registers: violation.registers.map(Hex),
+        symbols: Vec::new(),
+    }
+}
+
+fn frames(backtrace: &[u64; BACKTRACE_FRAMES], count: u32) -> Vec<Hex> {
+    let count = usize::try_from(count).unwrap_or(BACKTRACE_FRAMES);
+    backtrace.iter().take(count).map(|&a| Hex(a)).collect()
+}
+
+fn convert_refused(refused: &record::Refused<String>) -> Refused {
+    Refused {
+        owner: refused.owner.clone(),
+        core: refused.core,
+        reason: refused.reason.clone(),
+        detail: refused.detail.clone(),
+        rip: refused.rip,
+        backtrace: frames(&refused.backtrace, refused.frames),
+        symbols: Vec::new(),
+    }
+}
+
+fn convert_interrupt(interrupt: &record::Interrupt<String>) -> Interrupt {
+    Interrupt {
+        core: interrupt.core,
+        sequence: interrupt.sequence,
+        tsc: interrupt.tsc,
+        vector: interrupt.vector,
+        kind: interrupt.kind.clone(),
+        origin: interrupt.origin.clone(),
+        sender: interrupt.sender,
+        sender_rip: Hex(interrupt.sender_rip),
+        sender_symbol: String::new(),
+        rip: Hex(interrupt.rip),
+        cr3: Hex(interrupt.cr3),
+        backtrace: frames(&interrupt.backtrace, interrupt.frames),
+        symbols: Vec::new(),
+    }
+}
+
+fn convert_interrupter(interrupter: &record::Interrupter<String>) -> Interrupter {
+    Interrupter {
+        core: interrupter.core,
+        count: interrupter.count,
+        vector: interrupter.vector,
+        kind: interrupter.kind.clone(),
+        origin: interrupter.origin.clone(),
+        sender: interrupter.sender,
+        tsc: interrupter.tsc,
+        rip: Hex(interrupter.rip),
+        symbol: String::new(),
+        backtrace: frames(&interrupter.backtrace, interrupter.frames),
         symbols: Vec::new(),
     }
 }

@@ -5,18 +5,20 @@ mod fold;
 mod table;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Context, Result};
-use cloister_abi::record::{Control, Refused, Trace};
+use cloister_abi::record::{Control, Trace, Traced};
 use cloister_abi::{LinuxState, PartitionState};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use finish::Ending;
 pub use fold::Fold;
 pub use table::print;
+pub use watch::{Interrupt, Interrupter, Refused};
 
 /// What came of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,11 +38,19 @@ pub struct Report {
     /// The cores that have an owner and of which the hypervisor gave totals.
     pub cores: Vec<Core>,
     /// Everything that a guest reached for and did not get, in order.
-    pub refused: Vec<Refused<String>>,
+    pub refused: Vec<Refused>,
     /// The control words of each core's VMCB or VMCS.
     pub controls: Vec<Control<String>>,
     /// Traced exits (DEBUG), in order.
     pub trace: Vec<Trace<String>>,
+    /// How much each core traced, and how much of it is lost.
+    pub traced: Vec<Traced>,
+    /// The interrupts that were caught (DEBUG, `linux.debug`), in order, as far
+    /// as their traces are not lost.
+    pub interrupts: Vec<Interrupt>,
+    /// Who interrupted which core, and how often, by core, the most frequent
+    /// first. Nothing is lost here.
+    pub interrupters: Vec<Interrupter>,
     /// Wall time of the machine, seconds.
     pub seconds: f64,
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use super::{Partition, Report, Violation};
+use super::{Partition, Report, Violation, watch};
 
 /// Writes table, partitions' results and violations.
 ///
@@ -40,6 +40,7 @@ pub fn print(report: &Report, out: &mut dyn Write) -> fmt::Result {
     for partition in &report.partitions {
         result(partition, out)?;
     }
+    watch::print(report, out)?;
     refusals(report, out)
 }
 

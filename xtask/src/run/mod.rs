@@ -10,6 +10,7 @@ use crate::image::{self, Recipe};
 use crate::kvm::Choice;
 use crate::machine::{Accel, Clock, MachineKind, Setup, Testimony, qemu};
 use crate::report::{Fold, Report};
+use crate::symbols::Symbols;
 use crate::system::{SerialPorts, System};
 use crate::{paths, tools};
 
@@ -42,6 +43,7 @@ pub struct Run {
     timeout: Option<Duration>,
     machine_arguments: Vec<String>,
     witness: bool,
+    symbols: Option<PathBuf>,
     install: bool,
 }
 
@@ -74,6 +76,7 @@ impl Run {
             timeout: None,
             machine_arguments: Vec::new(),
             witness: false,
+            symbols: None,
             install: true,
         }
     }
@@ -243,6 +246,10 @@ impl Run {
                 hypervisor: 1,
             },
         };
+        let kernel_symbols = match &self.symbols {
+            Some(file) => Some(Symbols::read_kernel(file)?),
+            None => None,
+        };
         let accel = match self.machine {
             MachineKind::Bochs => "emulated",
             MachineKind::Qemu => match qemu::choice(self.accel)? {
@@ -250,13 +257,14 @@ impl Run {
                 Choice::Tcg(_) => "tcg",
             },
         };
-        let fold = Fold::new(
+        let mut fold = Fold::new(
             image.loaded.as_ref().map(|loaded| &loaded.manifest),
             self.machine.name(),
             accel,
             cpus,
             image.programs,
         );
+        fold.kernel_symbols(kernel_symbols);
         let child = self.machine.start(&Setup {
             iso: &image.iso,
             cpus,
@@ -276,6 +284,14 @@ impl Run {
             image.hypervisor,
             folder,
         ))
+    }
+
+    /// Names addresses in Linux's kernel by `file`: see
+    /// [`Symbols::read_kernel`].
+    #[must_use]
+    pub fn symbols(mut self, file: impl Into<PathBuf>) -> Self {
+        self.symbols = Some(file.into());
+        self
     }
 
     /// [`Run::start`], then waits for the end.

@@ -38,6 +38,10 @@ pub(crate) struct RunOptions {
     /// Put a kernel module and what it needs into the initramfs
     #[arg(long, value_name = "NAME")]
     module: Vec<String>,
+    /// Name addresses in Linux's kernel by FILE: /proc/kallsyms as root sees it,
+    /// or a System.map; of a kernel booted with nokaslr
+    #[arg(long, value_name = "FILE")]
+    symbols: Option<PathBuf>,
     /// Do not install missing packages: name them
     #[arg(long)]
     no_install: bool,
@@ -63,6 +67,9 @@ impl RunOptions {
         run = configure(run)
             .install(!self.no_install)
             .kernel_modules(self.module.iter());
+        if let Some(file) = &self.symbols {
+            run = run.symbols(file);
+        }
         if let Some(cpus) = self.cpus {
             run = run.cpus(cpus);
         }

@@ -10,6 +10,7 @@ const FIXED: usize = 44;
 /// Types of entries (ACPI 6.5 table 5.21).
 mod kind {
     pub(super) const LOCAL_APIC: u8 = 0;
+    pub(super) const IO_APIC: u8 = 1;
     pub(super) const LOCAL_APIC_NMI: u8 = 4;
     pub(super) const LOCAL_X2APIC: u8 = 9;
     pub(super) const LOCAL_X2APIC_NMI: u8 = 0xa;
@@ -27,6 +28,31 @@ pub struct MadtCore {
     pub enabled: bool,
     /// Not enabled now, but may become so at run time.
     pub online_capable: bool,
+}
+
+/// An I/O APIC in the MADT (ACPI 6.5 §5.2.12.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IoApic {
+    /// Physical address of its registers.
+    pub address: u32,
+    /// Global system interrupt of its first pin.
+    pub gsi_base: u32,
+}
+
+/// The I/O APICs of a MADT, in table order.
+///
+/// # Errors
+/// When `src` is no MADT. What follows a malformed entry is left out.
+pub fn madt_io_apics(src: &[u8]) -> Result<impl Iterator<Item = IoApic>, AcpiError> {
+    Ok(entries(src)?
+        .map_while(Result::ok)
+        .filter(|entry| entry.kind == kind::IO_APIC)
+        .filter_map(|entry| {
+            Some(IoApic {
+                address: bytes::u32_at(entry.bytes, 4)?,
+                gsi_base: bytes::u32_at(entry.bytes, 8)?,
+            })
+        }))
 }
 
 struct Entry<'a> {

@@ -72,6 +72,21 @@ fn real_madt_keeps_two_cores_and_everything_else() {
 }
 
 #[test]
+fn io_apics_are_listed() {
+    let table = madt(&[
+        LAPIC_0,
+        IOAPIC,
+        NMI_ALL,
+        &[1, 12, 2, 0, 0, 0x10, 0xc0, 0xfe, 24, 0, 0, 0],
+    ]);
+    let found: Vec<_> = madt_io_apics(&table).unwrap().collect();
+    let expected = [(0xfec0_0000, 0), (0xfec0_1000, 24)]
+        .map(|(address, gsi_base)| IoApic { address, gsi_base });
+    assert_eq!(found, expected);
+    assert!(madt_io_apics(b"APIC").is_err());
+}
+
+#[test]
 fn nmi_entries_follow_their_processors() {
     let table = madt(&[
         LAPIC_0,

@@ -2,10 +2,12 @@
 
 mod backtrace;
 mod legacy;
+mod scan;
 #[cfg(test)]
 mod tests;
 
 pub use backtrace::backtrace;
+pub use scan::scan;
 
 /// CR0.PG.
 pub const CR0_PG: u64 = 1 << 31;

@@ -38,7 +38,8 @@ const _: () = assert!(size_of::<Control>() == offset_of!(Vmcb, save));
 /// # Safety
 /// `area` is identity-mapped and nobody else uses it; its VMCB describes a
 /// guest that cannot reach memory of the hypervisor; [`save_host`] has been
-/// called for it on this core; GIF and RFLAGS.IF are 0.
+/// called for it on this core; GIF is 0, and RFLAGS.IF as
+/// [`set_interrupt_flag`] left it.
 #[inline(always)]
 pub(super) unsafe fn enter(area: *mut Area) {
     // SAFETY: every register is either restored or declared lost; RBX and RBP,
@@ -129,6 +130,19 @@ pub(super) fn take_pending() {
     });
 }
 
+/// Sets or clears RFLAGS.IF, for the next VMRUN: it says whether external
+/// interrupts reach a core whose guest has V_INTR_MASKING.
+pub(super) fn set_interrupt_flag(on: bool) {
+    // SAFETY: GIF = 0 keeps interrupts out of the hypervisor.
+    unsafe {
+        if on {
+            asm!("sti", options(nomem, nostack));
+        } else {
+            asm!("cli", options(nomem, nostack));
+        }
+    }
+}
+
 /// Clears GIF.
 ///
 /// # Safety
@@ -139,12 +153,17 @@ pub(super) unsafe fn clear_gif() {
 }
 
 /// Runs `f` with GIF = 1: NMIs come in, and external interrupts if `f` sets
-/// RFLAGS.IF.
+/// RFLAGS.IF, which is 0 when it begins, and afterwards as it was before.
 pub(super) fn with_gif(f: impl FnOnce()) {
+    const INTERRUPT_FLAG: u64 = 1 << 9;
+    let flags: u64;
     // SAFETY: EFER.SVME is set on every core that runs this; the host's IDT
     // handles what comes in.
-    unsafe { asm!("stgi", options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("pushfq", "pop {}", "cli", "stgi", out(reg) flags);
+    }
     f();
     // SAFETY: as above.
     unsafe { clear_gif() };
+    set_interrupt_flag(flags & INTERRUPT_FLAG != 0);
 }

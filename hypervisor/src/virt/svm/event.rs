@@ -111,16 +111,8 @@ impl super::SvmVcpu {
     pub(super) fn inject_event(&mut self, event: Event) {
         match event {
             Event::Nmi => self.nmi_arrived(),
-            Event::Interrupt { vector } => self.inject_interrupt(vector),
+            Event::Interrupt { vector } => self.interrupt_arrived(vector),
             Event::Exception { vector, error } => self.inject_exception(vector, error),
-        }
-    }
-
-    fn inject_interrupt(&mut self, vector: u8) {
-        if self.event_waiting() || !self.interruptible() {
-            self.wait_virtually(vector);
-        } else {
-            self.set_injection(interrupt(vector));
         }
     }
 
@@ -128,7 +120,7 @@ impl super::SvmVcpu {
         let mut word = exception(vector, error, self.protected_mode());
         match waiting(self.injection()) {
             Waiting::Nothing => {}
-            Waiting::Interrupt { vector } => self.wait_virtually(vector),
+            Waiting::Interrupt { vector } => self.interrupt_arrived(vector),
             Waiting::Nmi => self.nmi_arrived(),
             Waiting::Exception { vector: first } => match combine(first, vector) {
                 Combined::Second => {}

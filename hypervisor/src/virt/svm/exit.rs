@@ -11,6 +11,7 @@ pub(super) const DEBUG_EXCEPTION: u64 = EXCEPTION + DB as u64;
 const EXCEPTION_LAST: u64 = 0x5f;
 pub(super) const NMI: u64 = 0x61;
 pub(super) const INIT: u64 = 0x63;
+pub(super) const VINTR: u64 = 0x64;
 pub(super) const IRET: u64 = 0x74;
 pub(super) const SHUTDOWN: u64 = 0x7f;
 

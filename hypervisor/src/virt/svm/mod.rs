@@ -2,8 +2,8 @@
 //! Machine").
 //!
 //! What is off, and why: external interrupts, HLT and machine checks go to the
-//! guest as on a bare machine (no INTR and HLT intercept, V_INTR_MASKING = 0,
-//! no #MC intercept); there is no AVIC, no virtual GIF, no virtual NMI and no
+//! guest as on a bare machine (no HLT and #MC intercept; no INTR intercept and
+//! V_INTR_MASKING = 0 unless in DEBUG, see `interrupts`); there is no AVIC, no virtual GIF, no virtual NMI and no
 //! LBR virtualisation. #DB and #AC are intercepted only because a guest could
 //! otherwise keep the processor delivering them for ever (CVE-2015-8104,
 //! CVE-2015-5307).
@@ -14,6 +14,7 @@
 mod entry;
 mod event;
 mod exit;
+mod interrupts;
 mod nmi;
 mod permissions;
 mod state;

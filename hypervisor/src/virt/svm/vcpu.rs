@@ -4,10 +4,11 @@ use cloister_core::policy::cpuid::Regs;
 
 use super::entry::{self, Area};
 use super::event::VALID;
+use super::interrupts::Interrupts;
 use super::nmi::{DR6_SINGLE_STEP, Nmi, TRAP_FLAG};
 use super::vmcb::{
     ATTRIBUTE_DEFAULT, ATTRIBUTE_LONG, AVIC_ENABLE, Clean, Intercept3, Intercept4, NP_ENABLE,
-    TLB_FLUSH_ALL, TLB_FLUSH_GUEST, V_IGN_TPR, V_INTR_MASKING, V_INTR_VECTOR_SHIFT, V_IRQ,
+    TLB_FLUSH_ALL, TLB_FLUSH_GUEST, V_INTR_MASKING, V_IRQ,
 };
 use super::{EFER_LMA, EFER_SVME, Features, NO_MEMORY, Svm, exit, state};
 use crate::arch::cpu;
@@ -38,6 +39,7 @@ pub(crate) struct SvmVcpu {
     /// The guest's next entry is its end.
     shutdown: bool,
     pub(super) nmi: Nmi,
+    pub(super) interrupts: Interrupts,
 }
 
 impl Vcpu for SvmVcpu {
@@ -99,6 +101,7 @@ impl Vcpu for SvmVcpu {
             flush: true,
             shutdown: false,
             nmi: Nmi::default(),
+            interrupts: Interrupts::default(),
         };
         vcpu.reset_sipi(0);
         Ok(vcpu)
@@ -145,6 +148,10 @@ impl Vcpu for SvmVcpu {
     fn exit(&mut self, code: u64) -> Option<Exit> {
         match code {
             exit::NMI | exit::INIT => entry::take_pending(),
+            exit::VINTR => {
+                self.window_reached();
+                return None;
+            }
             exit::IRET => {
                 self.iret_reached();
                 return None;
@@ -294,7 +301,7 @@ impl Vcpu for SvmVcpu {
     }
 
     fn set_interrupt_exiting(&mut self, on: bool) {
-        self.intercept(Intercept3::INTR, on);
+        self.expose_interrupts(on);
     }
 
     fn flush_nested(&mut self) {
@@ -374,15 +381,6 @@ impl SvmVcpu {
         self.area.vmcb.save.rflags & INTERRUPT_FLAG != 0 && !self.in_interrupt_shadow()
     }
 
-    /// Leaves an interrupt that the local APIC has handed over to the processor
-    /// to deliver, when the guest lets it (AMD APM vol. 2, 15.21.4 "Injecting
-    /// Virtual (INTR) Interrupts"). Only where something else comes first.
-    pub(super) fn wait_virtually(&mut self, vector: u8) {
-        self.area.vmcb.control.virtual_interrupt =
-            V_IRQ | V_IGN_TPR | u64::from(vector) << V_INTR_VECTOR_SHIFT;
-        self.touch(Clean::TPR);
-    }
-
     /// The guest ends in place of its next entry.
     pub(super) fn shut_down(&mut self) {
         self.shutdown = true;
@@ -398,6 +396,7 @@ impl SvmVcpu {
             return true;
         }
         let nmi_waits = self.place_nmi();
+        self.place_interrupt();
         let control = &mut self.area.vmcb.control;
         control.clean = if self.features.clean_bits {
             self.dirty.complement()
@@ -442,10 +441,10 @@ impl SvmVcpu {
         let control = &mut self.area.vmcb.control;
         control.interrupt_shadow = 0;
         control.event_injection = 0;
-        control.virtual_interrupt = 0;
         self.shutdown = false;
         self.flush = true;
         self.reset_nmi();
+        self.reset_interrupts();
         self.touch(Clean::all());
     }
 }

@@ -14,6 +14,7 @@ bitflags! {
         const INTR = 1 << 0;
         const NMI = 1 << 1;
         const INIT = 1 << 3;
+        const VINTR = 1 << 4;
         const CPUID = 1 << 18;
         const IRET = 1 << 20;
         const INVD = 1 << 22;
@@ -76,7 +77,7 @@ pub(super) const V_IRQ: u64 = 1 << 8;
 /// Control area, 060h: deliver it whatever its priority.
 pub(super) const V_IGN_TPR: u64 = 1 << 20;
 /// Control area, 060h: RFLAGS.IF of the guest masks only virtual interrupts.
-/// Never set: physical interrupts are the guest's own.
+/// Set in DEBUG only: otherwise physical interrupts are the guest's own.
 pub(super) const V_INTR_MASKING: u64 = 1 << 24;
 /// Control area, 060h: the AVIC. Never set.
 pub(super) const AVIC_ENABLE: u64 = 1 << 31;

@@ -55,6 +55,7 @@ const PARTITION: &[Key] = &[
     key("autostart", "autostart = true"),
     key("on_violation", r#"on_violation = "stop""#),
     key("max_restarts", "max_restarts = 3"),
+    key("restart_window", r#"restart_window = "60s""#),
     key("apic", "apic = true"),
     key("ports", "ports = [{ base = 0x3e8, count = 8 }]"),
     key("devices", r#"devices = ["0000:00:03.0"]"#),
@@ -250,18 +251,23 @@ fn on_violation(report: &mut Report, table: &Table<'_>) -> OnViolation {
     let max = limit
         .as_ref()
         .and_then(|f| f.as_number(report, 1, u32::MAX));
+    let window = table.get(report, "restart_window");
+    let seconds = window.as_ref().and_then(|f| f.as_seconds(report));
     let restart = OnViolation::Restart {
         max: max.unwrap_or(DEFAULT_MAX_RESTARTS),
+        window: seconds.unwrap_or(0),
     };
     let values = [OnViolation::Stop, restart, OnViolation::Report].map(|each| (each.name(), each));
     let field = table.get(report, "on_violation");
     let chosen = field.map_or(Some(OnViolation::Stop), |f| f.as_choice(report, &values));
-    if let (Some(limit), Some(OnViolation::Stop | OnViolation::Report)) = (limit, chosen) {
-        limit.fail(
-            report,
-            "only restarts have a limit; add on_violation = \"restart\", or leave this out"
-                .to_owned(),
-        );
+    if let Some(OnViolation::Stop | OnViolation::Report) = chosen {
+        for limit in [limit, window].iter().flatten() {
+            limit.fail(
+                report,
+                "only restarts have a limit; add on_violation = \"restart\", or leave this out"
+                    .to_owned(),
+            );
+        }
     }
     chosen.unwrap_or_default()
 }

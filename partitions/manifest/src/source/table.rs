@@ -238,6 +238,31 @@ impl<'a> Field<'a> {
         size.map(|size| size.0)
     }
 
+    /// A time with its unit, at least a second; seconds.
+    pub(super) fn as_seconds(&self, report: &mut Report) -> Option<u32> {
+        let example = self.example;
+        let text = self.as_str(report)?;
+        let units = [('s', 1), ('m', 60), ('h', 3600)];
+        let seconds = units.into_iter().find_map(|(letter, unit)| {
+            let digits = text.strip_suffix(letter)?;
+            if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+                return None;
+            }
+            let number = digits.parse::<u32>().ok()?;
+            number.checked_mul(unit).filter(|&seconds| seconds > 0)
+        });
+        if seconds.is_none() {
+            self.fail(
+                report,
+                format!(
+                    "\"{}\" is no time; write a whole number and s, m or h, as in {example}",
+                    text.escape_debug()
+                ),
+            );
+        }
+        seconds
+    }
+
     /// One of the names in `values`.
     pub(super) fn as_choice<T: Copy>(
         &self,

@@ -85,7 +85,7 @@ fn something_runs(manifest: &Manifest, sink: Sink<'_>) {
 
 fn violations(manifest: &Manifest, sink: Sink<'_>) {
     for (index, partition) in manifest.partitions.iter().enumerate() {
-        if partition.on_violation == (OnViolation::Restart { max: 0 }) {
+        if matches!(partition.on_violation, OnViolation::Restart { max: 0, .. }) {
             sink(Problem::error(
                 format_args!("partition[{index}].max_restarts"),
                 format_args!("0 restarts is no restart; write on_violation = \"stop\" instead"),

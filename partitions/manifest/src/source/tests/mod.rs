@@ -29,6 +29,7 @@ dataplane = ["strict", "populate"]
 autostart = false
 on_violation = "restart"
 max_restarts = 5
+restart_window = "10m"
 apic = true
 ports = [{ base = 0x3e8, count = 8 }]
 devices = ["0000:00:03.0", { address = "0000:00:04.0", dma = "unprotected" }]
@@ -109,7 +110,13 @@ fn every_key_is_read() {
     assert_eq!(spin.args, "quanta=1000000");
     // QUIESCE is implied by STRICT.
     assert_eq!(spin.dataplane.bits(), 0x1 | 0x2 | 0x8);
-    assert_eq!(spin.on_violation, OnViolation::Restart { max: 5 });
+    assert_eq!(
+        spin.on_violation,
+        OnViolation::Restart {
+            max: 5,
+            window: 600
+        }
+    );
     assert!(spin.apic && !spin.autostart);
     assert_eq!(
         spin.ports.as_slice(),
