@@ -24,7 +24,7 @@ fn restarting(name: &str, core: u32) -> Part {
 /// Boots `hostiles` beside the neighbour on core 0, whose strict iterations
 /// take longer than they do.
 fn contain(bench: &Bench, hostiles: impl IntoIterator<Item = Part>) -> Result<Ended> {
-    let iterations = bench.choose(60_000_000, 20_000_000);
+    let iterations = bench.choose(30_000_000, 20_000_000);
     let neighbour = part("neighbour", "spin.elf")
         .cores("[0]")
         .args(&format!("quanta={iterations}"))
@@ -137,7 +137,7 @@ pub(crate) fn instructions(bench: &Bench) -> Result<()> {
         ("ports", "port-in", "port 0x0 width 1"),
         ("ports", "port-out", "port 0x0 width 4"),
         ("instructions", "virtualization", ""),
-        ("control", "control-register", ""),
+        ("control", "wrmsr", "msr 0xc0000080"),
     ] {
         let refused = &ended.report().refused;
         let found = refused.iter().any(|refused| {

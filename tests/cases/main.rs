@@ -7,6 +7,7 @@ mod counting;
 mod dataplane;
 mod demo;
 mod ends;
+mod hostile;
 mod linux;
 mod manifests;
 mod own;
@@ -81,6 +82,13 @@ const CASES: &[Case] = &[
     light("cores-violate-as-one", cores::end_as_one),
     light("cores-restart-as-one", cores::restart_as_one),
     light("partition-ends", ends::partitions),
+    light("hostile-memory", hostile::memory),
+    light("hostile-instructions", hostile::instructions),
+    light("hostile-control-registers", hostile::control),
+    light("hostile-apic", hostile::apic),
+    light("hostile-loops", hostile::loops),
+    light("hostile-exception-loops", hostile::exception_loops),
+    light("hostile-apic-loops", hostile::apic_loops),
     light("outside-witness-agrees", witness::agrees),
     light("outside-witness-sees-none", witness::sees_none),
     light("outside-witness-exit-for-exit", witness::exit_for_exit),
