@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering;
 use cloister_abi::hypercall::{BusySource, Error};
 use cloister_abi::{Dataplane, Reason};
 use cloister_core::nested::{MemoryType, Rights};
+use cloister_core::policy::dataplane::accept;
 
 use crate::arch::{apic, cpu};
 use crate::exit::{Next, kick};
@@ -28,12 +29,10 @@ pub(crate) fn set<V: Vendor>(
     partition: &'static Partition<V>,
     bits: u64,
 ) -> (i64, Next) {
-    let Some(flags) = Dataplane::from_bits(bits).map(Dataplane::with_implied) else {
-        return (Error::InvalidArgument as i64, Next::Resume);
+    let flags = match accept(bits, partition.config.dataplane) {
+        Ok(flags) => flags,
+        Err(error) => return (error as i64, Next::Resume),
     };
-    if !partition.config.dataplane.with_implied().contains(flags) {
-        return (Error::NotAllowed as i64, Next::Resume);
-    }
     if flags.contains(Dataplane::POPULATE) && !populate(core, partition) {
         return (Error::NotAllowed as i64, Next::Resume);
     }

@@ -2,6 +2,7 @@
 //! and ports. Nothing here touches hardware.
 
 pub mod cpuid;
+pub mod dataplane;
 pub mod io;
 pub mod msr;
 
