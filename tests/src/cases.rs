@@ -125,6 +125,12 @@ impl Bench {
         self.on(crate::bare())
     }
 
+    /// [`crate::bare_with`] on this machine, with the case's deadline.
+    #[must_use]
+    pub fn bare_with(&self, words: &str) -> System {
+        self.on(crate::bare_with(words))
+    }
+
     fn on(&self, system: System) -> System {
         let deadline = self.choose(self.deadline, self.deadline * BOCHS_FACTOR);
         system

@@ -58,6 +58,7 @@ mod compose;
 mod ended;
 mod program;
 mod running;
+pub mod storm;
 mod system;
 
 pub use check::{LinuxCheck, PartitionCheck, ViolationCheck};
@@ -66,7 +67,7 @@ pub use compose::{LinuxPart, Part, linux, part, partitions, with_linux};
 pub use ended::Ended;
 pub use program::build_program;
 pub use running::Running;
-pub use system::{System, bare, system, system_file};
+pub use system::{System, bare, bare_with, system, system_file};
 pub use xtask::report::{self, Report};
 pub use xtask::{Accel, Console, MachineKind, Outcome};
 

@@ -24,7 +24,7 @@ pub struct System {
 enum What {
     Text(String),
     File(PathBuf),
-    Bare,
+    Bare(String),
 }
 
 /// What is said about the run, in order.
@@ -59,7 +59,13 @@ pub fn system_file(path: impl Into<PathBuf>) -> System {
 /// Linux alone, straight from GRUB, without Cloister: for comparison.
 #[must_use]
 pub fn bare() -> System {
-    System::new(What::Bare)
+    bare_with("")
+}
+
+/// The same, with these words added to the kernel command line.
+#[must_use]
+pub fn bare_with(words: &str) -> System {
+    System::new(What::Bare(words.into()))
 }
 
 impl System {
@@ -203,7 +209,7 @@ impl System {
     fn boot(self, command: Option<&str>) -> Result<Running> {
         let mut folder = None;
         let mut run = match &self.what {
-            What::Bare => Run::bare(),
+            What::Bare(words) => Run::bare_with(words),
             What::Text(text) if self.programs.is_empty() => Run::toml(text),
             What::Text(text) => {
                 let made = tempfile::tempdir()?;

@@ -99,6 +99,15 @@ impl Run {
         Self::new(System::Bare(crate::system::BARE_COMMAND_LINE.into()))
     }
 
+    /// The same with these words added to the kernel command line.
+    #[must_use]
+    pub fn bare_with(words: &str) -> Self {
+        Self::new(System::Bare(format!(
+            "{} {words}",
+            crate::system::BARE_COMMAND_LINE
+        )))
+    }
+
     /// On which machine. Default: QEMU.
     #[must_use]
     pub fn machine(mut self, machine: MachineKind) -> Self {
