@@ -18,7 +18,12 @@ use crate::virt::{Vcpu, Vendor};
 pub(crate) const NMI: u8 = 2;
 
 /// Sources that are told apart for one core; all others are counted together.
-const SOURCES: usize = 64;
+const SOURCES: usize = 128;
+/// Places among them for sources whose callers found no place: they are told
+/// apart without them.
+const COARSE: usize = 40;
+/// Return addresses of a sender by which sources are told apart.
+const CALLERS: usize = 6;
 
 /// One core's part. Zero is empty.
 #[repr(C, align(4096))]
@@ -112,23 +117,31 @@ impl Watch {
 
     /// Counts an interrupt of the guest that stood at `rip`.
     fn add(&self, source: &Source, tsc: u64, rip: u64) {
-        let key = source.key();
-        let entry = self.sources.iter().find(|entry| {
-            let known = entry.key.load(Ordering::Relaxed);
-            known == key || known == 0
-        });
-        let Some(entry) = entry else {
+        let coarse = Source {
+            trail: [0; BACKTRACE_FRAMES],
+            ..*source
+        };
+        let place = |source: &Source, places: usize| {
+            let key = source.key();
+            let entry = self.sources.iter().take(places).find(|entry| {
+                let known = entry.key.load(Ordering::Relaxed);
+                known == key || known == 0
+            })?;
+            entry.key.store(key, Ordering::Relaxed);
+            Some((entry, source.trail))
+        };
+        let found = place(source, SOURCES - COARSE).or_else(|| place(&coarse, SOURCES));
+        let Some((entry, trail)) = found else {
             self.others.fetch_add(1, Ordering::Relaxed);
             return;
         };
-        entry.key.store(key, Ordering::Relaxed);
         let sender = source.sender.map_or(0, |sender| sender + 1);
         let what = u32::from(source.vector) | (source.kind as u32) << 8 | sender << 16;
         entry.what.store(what, Ordering::Relaxed);
         entry.detail.store(source.detail, Ordering::Relaxed);
         entry.tsc.store(tsc, Ordering::Relaxed);
         entry.rip.store(rip, Ordering::Relaxed);
-        for (to, from) in entry.frames.iter().zip(source.trail) {
+        for (to, from) in entry.frames.iter().zip(trail) {
             to.store(from, Ordering::Relaxed);
         }
         entry.count.fetch_add(1, Ordering::Release);
@@ -170,7 +183,7 @@ impl Source {
         let words = [what, u64::from(self.detail)];
         words
             .iter()
-            .chain(&self.trail)
+            .chain(self.trail.iter().take(CALLERS))
             .flat_map(|word| word.to_le_bytes())
             .fold(BASIS, |hash, byte| {
                 (hash ^ u64::from(byte)).wrapping_mul(PRIME)
