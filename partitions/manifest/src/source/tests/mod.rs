@@ -171,7 +171,7 @@ fn all_errors_are_told_in_the_order_of_the_lines() {
             ("x.toml:2: hypervisor.memory: ", ""),
             ("x.toml:10: linux.debug: ", ""),
             ("x.toml:14: partition[0].cpus: ", ""),
-            ("x.toml:35: channel[0].size: ", ""),
+            ("x.toml:36: channel[0].size: ", ""),
         ],
     );
 }
@@ -203,7 +203,7 @@ fn warnings_have_a_line_and_let_pass() {
         warnings[0].starts_with("x.toml:20: warning: partition[0].on_violation: has no effect")
     );
     assert!(
-        warnings[1].starts_with("x.toml:24: warning: partition[0].devices[1]: 0000:00:04.0 may")
+        warnings[1].starts_with("x.toml:25: warning: partition[0].devices[1]: 0000:00:04.0 may")
     );
 }
 
@@ -217,8 +217,8 @@ fn later_problems_get_their_line() {
     };
     assert_eq!(
         at("partition[1].program"),
-        "x.toml:30: partition[1].program: no"
+        "x.toml:31: partition[1].program: no"
     );
-    assert_eq!(at("partition[1].args"), "x.toml:26: partition[1].args: no");
+    assert_eq!(at("partition[1].args"), "x.toml:27: partition[1].args: no");
     assert_eq!(at("nowhere"), "x.toml:1: nowhere: no");
 }

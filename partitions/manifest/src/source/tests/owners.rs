@@ -14,28 +14,28 @@ fn cores_have_one_owner() {
     refused(
         &with("cpus = [4]", "cpus = [4, 3]"),
         &[(
-            "x.toml:28: partition[1].cpus: [3] belongs to partition \"spin\" already",
+            "x.toml:29: partition[1].cpus: [3] belongs to partition \"spin\" already",
             "a core has one owner, take it out of one of the two lists",
         )],
     );
     refused(
         &with("cpus = [4]", "cpus = []"),
         &[(
-            "x.toml:28: partition[1].cpus: no core",
+            "x.toml:29: partition[1].cpus: no core",
             "name at least one, as in [2]",
         )],
     );
     refused(
         &with("cpus = [4]", "cpus = [4, 4]"),
         &[(
-            "x.toml:28: partition[1].cpus[1]: core 4 is listed twice",
+            "x.toml:29: partition[1].cpus[1]: core 4 is listed twice",
             "list it once",
         )],
     );
     refused(
         &with("cpus = [4]", "cpus = [\n 4,\n 64 ]"),
         &[(
-            "x.toml:30: partition[1].cpus[1]: 64 is out of range",
+            "x.toml:31: partition[1].cpus[1]: 64 is out of range",
             "use 0 to 63, as in cpus = [2]",
         )],
     );
@@ -54,7 +54,7 @@ fn cores_have_one_owner() {
                 "x.toml:14: partition[0].cpus: stacks of 62 cores",
                 "less memory (4 KiB per GiB)",
             ),
-            ("x.toml:28: partition[1].cpus[0]: 64 is out of range", ""),
+            ("x.toml:29: partition[1].cpus[0]: 64 is out of range", ""),
         ],
     );
 }
@@ -64,28 +64,28 @@ fn names_are_unique_and_well_formed() {
     refused(
         &with("name = \"other\"", "name = \"spin\""),
         &[(
-            "x.toml:27: partition[1].name: partition[0] is called \"spin\" already",
+            "x.toml:28: partition[1].name: partition[0] is called \"spin\" already",
             "give each its own name",
         )],
     );
     refused(
         &with("name = \"log\"", "name = \"other\""),
         &[(
-            "x.toml:33: channel[0].name: partition[1] is called \"other\" already",
+            "x.toml:34: channel[0].name: partition[1] is called \"other\" already",
             "own name",
         )],
     );
     refused(
         &with("name = \"other\"", "name = \"linux\""),
         &[(
-            "x.toml:27: partition[1].name: \"linux\" always means",
+            "x.toml:28: partition[1].name: \"linux\" always means",
             "choose another name",
         )],
     );
     refused(
         &with("name = \"other\"", "name = \"My part\""),
         &[(
-            "x.toml:27: partition[1].name: \"My part\" is no name",
+            "x.toml:28: partition[1].name: \"My part\" is no name",
             "as in \"packet-loop\"",
         )],
     );
@@ -93,7 +93,7 @@ fn names_are_unique_and_well_formed() {
     refused(
         &with("\"other\"", &format!("\"{long}\"")),
         &[(
-            "x.toml:27: partition[1].name: 32 bytes are too long",
+            "x.toml:28: partition[1].name: 32 bytes are too long",
             "use at most 31",
         )],
     );
@@ -142,7 +142,7 @@ fn ports_have_one_owner() {
     refused(
         &ports(0x2f0, 16),
         &[(
-            "x.toml:23: partition[0].ports[0]: ports 0x2f0 to 0x2ff overlap the hypervisor's \
+            "x.toml:24: partition[0].ports[0]: ports 0x2f0 to 0x2ff overlap the hypervisor's \
              console, com2",
             "to \"none\"",
         )],
@@ -150,35 +150,35 @@ fn ports_have_one_owner() {
     refused(
         &ports(0xcf9, 1),
         &[(
-            "x.toml:23: partition[0].ports[0]: ports 0xcf8 to 0xcff are PCI",
+            "x.toml:24: partition[0].ports[0]: ports 0xcf8 to 0xcff are PCI",
             "leave them out",
         )],
     );
     refused(
         &ports(0x64, 1),
         &[(
-            "x.toml:23: partition[0].ports[0]: ports 0x60 to 0x64 are the keyboard",
+            "x.toml:24: partition[0].ports[0]: ports 0x60 to 0x64 are the keyboard",
             "them out",
         )],
     );
     refused(
         &ports(0xffff, 2),
         &[(
-            "x.toml:23: partition[0].ports[0]: goes past the last port",
+            "x.toml:24: partition[0].ports[0]: goes past the last port",
             "count may be 1 at most",
         )],
     );
     refused(
         &ports(0x1_0000, 2),
         &[(
-            "x.toml:23: partition[0].ports[0].base: 0x10000 is out of range; use 0x0 to 0xffff,",
+            "x.toml:24: partition[0].ports[0].base: 0x10000 is out of range; use 0x0 to 0xffff,",
             "base = 0x3e8",
         )],
     );
     refused(
         &ports(0x3e8, 0),
         &[(
-            "x.toml:23: partition[0].ports[0].count: 0 is out of range",
+            "x.toml:24: partition[0].ports[0].count: 0 is out of range",
             "count = 8",
         )],
     );
@@ -186,7 +186,7 @@ fn ports_have_one_owner() {
     refused(
         &with("program = \"spin.elf\"\n\n", twice),
         &[(
-            "x.toml:31: partition[1].ports[1]: ports 0x3ef overlap 0x3e8 to 0x3ef, which belong to \
+            "x.toml:32: partition[1].ports[1]: ports 0x3ef overlap 0x3e8 to 0x3ef, which belong to \
              partition \"spin\" already",
             "a port has one owner, take it out of one of the two",
         )],
@@ -194,7 +194,7 @@ fn ports_have_one_owner() {
     refused(
         &with("count = 8 }]", "count = 8 }, { base = 0x3e0, count = 9 }]"),
         &[(
-            "x.toml:23: partition[0].ports[1]: ports 0x3e0 to 0x3e8 overlap",
+            "x.toml:24: partition[0].ports[1]: ports 0x3e0 to 0x3e8 overlap",
             "of the two",
         )],
     );
@@ -211,28 +211,28 @@ fn devices_have_one_owner() {
     refused(
         &other("\"0000:00:03.0\""),
         &[(
-            "x.toml:31: partition[1].devices[0]: 0000:00:03.0 belongs to partition \"spin\" already",
+            "x.toml:32: partition[1].devices[0]: 0000:00:03.0 belongs to partition \"spin\" already",
             "take it out of one of the two",
         )],
     );
     refused(
         &other("\"00:03.0\""),
         &[(
-            "x.toml:31: partition[1].devices[0]: \"00:03.0\" is no PCI",
+            "x.toml:32: partition[1].devices[0]: \"00:03.0\" is no PCI",
             "as in \"0000:00:03.0\"",
         )],
     );
     refused(
         &other("{ address = \"0000:00:05.0\", dma = \"off\" }"),
         &[(
-            "x.toml:31: partition[1].devices[0].dma: \"off\" is unknown",
+            "x.toml:32: partition[1].devices[0].dma: \"off\" is unknown",
             "use one of \"protected\", \"unprotected\"",
         )],
     );
     refused(
         &other("\"0000:00:00.0\""),
         &[(
-            "x.toml:31: partition[1].devices[0]: 0000:00:00.0 is the host bridge",
+            "x.toml:32: partition[1].devices[0]: 0000:00:00.0 is the host bridge",
             "leave it out",
         )],
     );
@@ -262,21 +262,21 @@ fn channels_have_two_ends_that_exist() {
     refused(
         &between("[\"linux\", \"spun\"]"),
         &[(
-            "x.toml:34: channel[0].between: no partition is called \"spun\"",
+            "x.toml:35: channel[0].between: no partition is called \"spun\"",
             "of a partition",
         )],
     );
     refused(
         &between("[\"spin\", \"spin\"]"),
         &[(
-            "x.toml:34: channel[0].between: both ends are \"spin\"",
+            "x.toml:35: channel[0].between: both ends are \"spin\"",
             "two different ones",
         )],
     );
     refused(
         &between("[\"spin\"]"),
         &[(
-            "x.toml:34: channel[0].between: a channel has two ends, these are 1",
+            "x.toml:35: channel[0].between: a channel has two ends, these are 1",
             "\"spin\"]",
         )],
     );

@@ -19,7 +19,7 @@ fn unknown_keys_name_the_nearest() {
     refused(
         &with("apic = true", "apci = true"),
         &[(
-            "x.toml:22: partition[0].apci: unknown key; did you mean \"apic\"?",
+            "x.toml:23: partition[0].apci: unknown key; did you mean \"apic\"?",
             "devices",
         )],
     );
@@ -33,7 +33,7 @@ fn unknown_keys_name_the_nearest() {
     refused(
         &with("[[channel]]", "[[chanel]]"),
         &[(
-            "x.toml:32: chanel: unknown key; did you mean \"channel\"?",
+            "x.toml:33: chanel: unknown key; did you mean \"channel\"?",
             "partition, channel",
         )],
     );
@@ -41,11 +41,11 @@ fn unknown_keys_name_the_nearest() {
         &with("count = 8", "coun = 8"),
         &[
             (
-                "x.toml:23: partition[0].ports[0].coun: unknown key",
+                "x.toml:24: partition[0].ports[0].coun: unknown key",
                 "base, count",
             ),
             (
-                "x.toml:23: partition[0].ports[0].count: missing",
+                "x.toml:24: partition[0].ports[0].count: missing",
                 "add count = 8",
             ),
         ],
@@ -57,7 +57,7 @@ fn wrong_types_show_a_right_one() {
     refused(
         &with("cpus = [4]", "cpus = 4"),
         &[(
-            "x.toml:28: partition[1].cpus: a bare number does not fit",
+            "x.toml:29: partition[1].cpus: a bare number does not fit",
             "write cpus = [2]",
         )],
     );
@@ -161,7 +161,7 @@ fn sizes_need_a_unit_and_must_be_possible() {
     refused(
         &with("\"64K\"", "\"2K\""),
         &[(
-            "x.toml:35: channel[0].size: 2K is too small",
+            "x.toml:36: channel[0].size: 2K is too small",
             "multiple of 4K from 4K to 1G",
         )],
     );
@@ -199,10 +199,16 @@ fn closed_sets_are_listed() {
     );
     refused(
         &with("on_violation = \"restart\"", "on_violation = \"stop\""),
-        &[(
-            "x.toml:21: partition[0].max_restarts: only restarts have",
-            "or leave this out",
-        )],
+        &[
+            (
+                "x.toml:21: partition[0].max_restarts: only restarts have",
+                "or leave this out",
+            ),
+            (
+                "x.toml:22: partition[0].restart_window: only restarts have",
+                "or leave this out",
+            ),
+        ],
     );
     refused(
         &with("max_restarts = 5", "max_restarts = 0"),
