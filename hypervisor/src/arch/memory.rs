@@ -32,6 +32,11 @@ impl FramePool {
         }
     }
 
+    /// Bytes that have not been handed out.
+    pub(crate) fn left(&self) -> u64 {
+        self.free.lock().len()
+    }
+
     /// One zeroed page; `None` when the pool is empty.
     pub(crate) fn page(&self) -> Option<Frame> {
         self.pages(1, PAGE)

@@ -105,9 +105,15 @@ impl<V: Vendor> Linux<V> {
     }
 
     /// Maps the 2 MiB around `address`, where no memory is: a device's
-    /// registers above what was mapped at boot. Says whether it is mapped.
+    /// registers above what was mapped at boot. Says whether it is mapped: as
+    /// long as enough is left for the partitions' tables, of which a sweep over
+    /// all addresses would leave nothing.
     pub(crate) fn map_device(&self, address: u64) -> bool {
         const LARGE: u64 = 2 << 20;
+        const RESERVE: u64 = 1 << 20;
+        if self.guest.tables_left() < RESERVE {
+            return false;
+        }
         let start = address & !(LARGE - 1);
         self.guest.with_nested(|nested, tables| {
             nested.lookup(tables, address).is_some()

@@ -80,6 +80,11 @@ impl<V: Vendor> Guest<V> {
         self.root
     }
 
+    /// Bytes left for page tables, of all guests together.
+    pub(crate) fn tables_left(&self) -> u64 {
+        self.pool.left()
+    }
+
     /// Works on the nested page table while nobody else does.
     pub(crate) fn with_nested<R>(
         &self,

@@ -1,0 +1,42 @@
+//! What root in the housekeeping Linux may try against the machine: a test
+//! tool for its initramfs, statically linked.
+//!
+//! | arguments | what it does |
+//! |---|---|
+//! | `msrs CPU` | through /dev/cpu/CPU/msr, reads every MSR, and writes those that Linux itself does not live on |
+//! | `ports` | reads every port; writes those of the 8259s, the 8254, DMA, RTC and reset outlines |
+//! | `pci` | reads all configuration space through 0xcf8; writes back what it read, and ones to each BAR for a moment |
+//! | `sleep PORT` | writes every sleep type but S5's to PM1a control at PORT |
+//! | `memory START LENGTH` | reads and writes that physical range, page by page |
+//! | `beyond` | reads physical addresses where nothing is, up to 2^39 |
+//! | `reset` | writes the reset control register 0xcf9 |
+//!
+//! Each prints what it counted as `NAME: key=number …`.
+
+mod memory;
+mod msrs;
+mod ports;
+
+use anyhow::{Context, Result, bail};
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = |index: usize| -> Result<u64> {
+        let text = arguments.get(index).context("an argument is missing")?;
+        match text.strip_prefix("0x") {
+            Some(digits) => u64::from_str_radix(digits, 16),
+            None => text.parse(),
+        }
+        .with_context(|| format!("{text} is no number"))
+    };
+    match arguments.first().map(String::as_str) {
+        Some("msrs") => msrs::sweep(number(1)?),
+        Some("ports") => ports::sweep(),
+        Some("pci") => ports::pci(),
+        Some("sleep") => ports::sleep(number(1)?),
+        Some("reset") => ports::reset(),
+        Some("memory") => memory::sweep(number(1)?, number(2)?),
+        Some("beyond") => memory::beyond(),
+        _ => bail!("msrs, ports, pci, sleep, reset, memory or beyond"),
+    }
+}
