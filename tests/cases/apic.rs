@@ -114,16 +114,19 @@ pub(crate) fn debug_interrupt(bench: &Bench) -> Result<()> {
         .says("probe: ok")?
         .interrupts(1)?
         .exits_of("interrupt", 1)?;
-    let record = ended
+    let caught: Vec<_> = ended
         .report()
-        .trace
+        .interrupts
         .iter()
-        .find(|record| record.reason == "interrupt");
-    let vector = record.map(|record| record.qualification);
-    ended.check(
-        vector == Some(0x50),
-        format!("traced interrupt {vector:x?}, expected 0x50"),
-    )?;
+        .map(|interrupt| (interrupt.vector, interrupt.kind.as_str(), interrupt.sender))
+        .collect();
+    let message = format!("caught {caught:x?}, expected vector 0x50 by an IPI of core 1");
+    let one = caught == [(0x50, "ipi", Some(1))];
+    let traced = ended.report().trace.iter();
+    let traced = traced.filter(|record| record.reason == "interrupt").count();
+    ended
+        .check(one, message)?
+        .check(traced == 1, format!("{traced} interrupts traced"))?;
     Ok(())
 }
 

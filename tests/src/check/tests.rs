@@ -31,6 +31,7 @@ fn ended() -> Ended {
         "boot_seconds": 1.0, "exits": exits(0), "reasons": [] },
         "partitions": [partition("ours", 1, "violated"), partition("never", 2, "failed")],
         "cores": [core(1, 1), core(2, 0)], "refused": [], "controls": [], "trace": [],
+        "traced": [], "interrupts": [], "interrupters": [],
         "seconds": 1.0 });
     Ended::new(Finished {
         report: serde_json::from_value(report).unwrap(),
