@@ -8,6 +8,7 @@ pub mod decode;
 pub mod elf;
 pub mod icr;
 pub mod memory;
+pub mod multiboot;
 pub mod nested;
 pub mod pci;
 pub mod policy;

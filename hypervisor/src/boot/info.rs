@@ -2,23 +2,12 @@
 //! "Boot information format").
 
 use cloister_core::memory::Range;
+use cloister_core::multiboot::{
+    self, MAX_COMMAND_LINE, MAX_MODULE_NAME, MAX_REGIONS, MultibootError, Region,
+};
 use heapless::{String, Vec};
-use multiboot2::{BootInformation, BootInformationHeader};
 
-/// Most entries of a firmware memory map.
-const MAX_REGIONS: usize = 128;
-/// Most GRUB modules.
-pub(crate) const MAX_MODULES: usize = 40;
-/// Longest module name, bytes.
-const MAX_MODULE_NAME: usize = 63;
-
-/// One entry of the firmware's memory map; `kind` as in E820 (1 is usable).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Region {
-    pub(crate) start: u64,
-    pub(crate) len: u64,
-    pub(crate) kind: u32,
-}
+pub(crate) use cloister_core::multiboot::MAX_MODULES;
 
 /// One file that GRUB loaded.
 #[derive(Clone, Debug)]
@@ -46,7 +35,7 @@ impl Module {
 /// that is about to change hands.
 #[derive(Debug)]
 pub(crate) struct BootInfo {
-    pub(crate) command_line: String<256>,
+    pub(crate) command_line: String<MAX_COMMAND_LINE>,
     pub(crate) regions: Vec<Region, MAX_REGIONS>,
     pub(crate) modules: Vec<Module, MAX_MODULES>,
     /// ACPI revision and physical address of the RSDT (0) or XSDT (2).
@@ -56,7 +45,7 @@ pub(crate) struct BootInfo {
 }
 
 /// What is wrong with the boot information.
-pub(crate) type Complaint = &'static str;
+pub(crate) type Complaint = MultibootError;
 
 impl BootInfo {
     /// Reads the information at `address`.
@@ -67,73 +56,30 @@ impl BootInfo {
     /// # Safety
     /// A Multiboot2 loader passed `address`, and nothing has been overwritten.
     pub(crate) unsafe fn read(address: u64) -> Result<Self, Complaint> {
-        let header = address as *const BootInformationHeader;
-        // SAFETY: the caller's promise.
-        let source = unsafe { BootInformation::load(header) }
-            .map_err(|_| "the Multiboot2 information is damaged: no valid sequence of tags")?;
-        let mut info = Self {
-            command_line: String::new(),
-            regions: Vec::new(),
-            modules: Vec::new(),
-            acpi_root: None,
-            oem_id: [b' '; 6],
+        let header = address as *const u32;
+        // SAFETY: the caller's promise; the information begins with its length
+        // in bytes.
+        let bytes = unsafe {
+            let length = usize::try_from(header.read()).unwrap_or(0);
+            core::slice::from_raw_parts(header.cast::<u8>(), length)
         };
-        if let Some(Ok(line)) = source.command_line_tag().map(|tag| tag.cmdline()) {
-            let _ = info.command_line.push_str(line);
-        }
-        let map = source
-            .memory_map_tag()
-            .ok_or("the boot loader gave no memory map")?;
-        for area in map.memory_areas() {
-            let kind = area.typ().val();
-            let region = Region {
-                start: area.start_address(),
-                len: area.size(),
-                kind,
-            };
-            info.regions
-                .push(region)
-                .map_err(|_| "the memory map has over 128 entries")?;
-        }
-        for tag in source.module_tags() {
-            let words = tag
-                .cmdline()
-                .map_err(|_| "a module's command line is not UTF-8")?;
-            let word = words.split_whitespace().next().unwrap_or("");
-            let name = String::try_from(word).map_err(|_| "a module's name is over 63 bytes")?;
-            let (start, end) = (u64::from(tag.start_address()), u64::from(tag.end_address()));
-            if end < start {
-                return Err("a module ends before it starts");
-            }
-            let module = Module {
-                name,
-                range: Range { start, end },
-                _from_grub: (),
-            };
-            info.modules
-                .push(module)
-                .map_err(|_| "more than 40 modules")?;
-        }
-        if let Some(tag) = source.rsdp_v2_tag() {
-            info.acpi_root = Some((2, tag.xsdt_address() as u64));
-            info.oem_id = oem(tag.oem_id().unwrap_or(""));
-        } else if let Some(tag) = source.rsdp_v1_tag() {
-            info.acpi_root = Some((0, tag.rsdt_address() as u64));
-            info.oem_id = oem(tag.oem_id().unwrap_or(""));
-        }
-        Ok(info)
+        let information = multiboot::parse(bytes)?;
+        let modules = information.modules.into_iter().map(|module| Module {
+            name: module.name,
+            range: module.range,
+            _from_grub: (),
+        });
+        Ok(Self {
+            command_line: information.command_line,
+            regions: information.regions,
+            modules: modules.collect(),
+            acpi_root: information.acpi_root,
+            oem_id: information.oem_id,
+        })
     }
 
     /// The module called `name`.
     pub(crate) fn module(&self, name: &str) -> Option<&Module> {
         self.modules.iter().find(|module| module.name == name)
     }
-}
-
-fn oem(name: &str) -> [u8; 6] {
-    let mut id = [b' '; 6];
-    for (to, from) in id.iter_mut().zip(name.bytes()) {
-        *to = from;
-    }
-    id
 }

@@ -11,6 +11,7 @@ use cloister_core::bzimage::{
 use cloister_core::decode::{self, MAX_LENGTH, Mode};
 use cloister_core::elf::Program;
 use cloister_core::icr::{self, DeliveryMode, Ipi, LogicalId, OwnCore};
+use cloister_core::multiboot;
 use cloister_core::policy::io::{self, IoFacts, PortAccess};
 use cloister_core::policy::msr::{self, MsrContext};
 use cloister_core::policy::{Guest, Vendor, dataplane};
@@ -26,6 +27,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("fadt", fadt),
     ("aml", aml),
     ("mcfg", mcfg),
+    ("multiboot", multiboot),
     ("bzimage", bzimage),
     ("decode", decode),
     ("hypercall", hypercall),
@@ -133,6 +135,20 @@ pub fn aml(data: &[u8]) {
 /// The MCFG.
 pub fn mcfg(data: &[u8]) {
     let _ = acpi::ecam_of_bus_0(data);
+}
+
+/// The boot loader's information.
+pub fn multiboot(data: &[u8]) {
+    let Ok(information) = multiboot::parse(data) else {
+        return;
+    };
+    for module in &information.modules {
+        assert!(module.range.start <= module.range.end);
+        assert!(!module.name.contains(char::is_whitespace));
+    }
+    // What is behind the length that the header tells says nothing.
+    let longer = [data, &[0xff; 16]].concat();
+    assert_eq!(multiboot::parse(&longer), Ok(information));
 }
 
 /// A Linux kernel: what is accepted can be placed, and described to itself.
