@@ -199,7 +199,7 @@ fn begin_interrupt(number: usize, entry: &TraceRecord) -> record::Interrupt<heap
     let source = Source {
         vector: entry.vector,
         kind,
-        detail: u32::try_from(entry.qualification).unwrap_or(0),
+        detail: u32::try_from(entry.qualification >> 32).unwrap_or(0),
         sender,
         ..Source::default()
     };

@@ -63,7 +63,10 @@ fn qualification<V: Vendor>(core: &mut Core<V>, exit: &Exit) -> u64 {
         Exit::Frequent(Frequent::Port(access)) => u64::from(access.port()),
         Exit::Frequent(Frequent::NestedPageFault { gpa, .. }) => gpa,
         Exit::Exception { vector, .. } => u64::from(vector),
-        Exit::ExternalInterrupt { .. } => u64::from(core.last_source.detail),
+        Exit::ExternalInterrupt { .. } => {
+            let source = &core.last_source;
+            u64::from(source.vector) | u64::from(source.detail) << 32
+        }
         Exit::Sipi { vector } => u64::from(vector),
         Exit::ControlRegister { qualification, .. } | Exit::Other { qualification, .. } => {
             qualification

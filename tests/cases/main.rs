@@ -5,6 +5,7 @@ mod apic;
 mod cores;
 mod counting;
 mod dataplane;
+mod debug;
 mod demo;
 mod ends;
 mod hostile;
@@ -102,7 +103,18 @@ const CASES: &[Case] = &[
         manifests::machine_with_linux,
     ),
     host("bad-manifest-on-host", manifests::checked_on_the_host),
+    light("debug-names-ipis", debug::ipis),
+    light("debug-interrupts-off", debug::masked),
+    light("debug-strict-names-sender", debug::strict),
+    light("debug-forbidden-ipi", debug::forbidden),
+    light("debug-counts-lost", debug::lost),
+    Case {
+        on: On::Qemu("its time passes too slowly for a window to end"),
+        ..light("restart-window", debug::restart_window)
+    },
     with_linux("demo", demo::demo),
+    with_linux("debug-linux-core", debug::linux_core),
+    with_linux("quiesce-route", debug::route),
     Case {
         on: On::Both,
         ..with_linux("linux-beside-one", linux::beside_one)

@@ -89,12 +89,13 @@ impl InterruptKind {
     }
 }
 
-/// One traced exit. 64 bytes in the ring.
+/// One traced exit: 64 bytes in the ring, in this layout.
 ///
 /// The return addresses of an interrupted guest do not fit: a record whose
 /// `frames` is above 1 is followed by records with `reason`
 /// [`CONTINUATION`], each with the next [`FRAMES_PER_RECORD`] addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
 pub struct TraceRecord {
     /// Number of this record since boot, from 1; 0 marks an empty slot.
     pub sequence: u64,
@@ -102,9 +103,9 @@ pub struct TraceRecord {
     pub tsc: u64,
     /// Guest RIP.
     pub rip: u64,
-    /// What the exit was about: port, MSR, CPUID leaf, GPA, hypercall. Of an
-    /// interrupt: the PCI function (bus << 8 | device << 3 | function) of an
-    /// MSI, the global interrupt number of an I/O APIC's pin.
+    /// What the exit was about: port, MSR, CPUID leaf, GPA, hypercall, vector.
+    /// The upper half, of an interrupt: the PCI function (bus << 8 | device << 3
+    /// | function) of an MSI, the global interrupt number of an I/O APIC's pin.
     pub qualification: u64,
     /// Guest CR3.
     pub cr3: u64,
@@ -227,6 +228,9 @@ pub struct TraceRing {
 }
 
 const _: () = assert!(size_of::<TraceRing>() == 16384);
+const _: () = assert!(size_of::<TraceRecord>() == 64);
+const _: () = assert!(core::mem::offset_of!(TraceRecord, sender) == 52);
+const _: () = assert!(core::mem::offset_of!(TraceRecord, sender_rip) == 56);
 const _: () = assert!(size_of::<[AtomicU64; 8]>() == 64);
 
 impl TraceRing {

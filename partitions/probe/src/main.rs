@@ -19,6 +19,7 @@
 //! | `dirty` | checks that memory is as after a start, then makes it otherwise |
 //! | `cpuid` | one exit |
 //! | `wait=CYCLES`, `loop` | by TSC; for ever |
+//! | `until=N` | the end, with code 0, once the partition was restarted N times |
 //! | `finish=CODE` | the end; without it 0, or 1 if something was not as it must be |
 //!
 //! At the end a line `probe: ok`, or a line `probe: MISMATCH …` for each
@@ -70,6 +71,12 @@ fn main(partition: &Partition) -> u64 {
                 println!("probe: finish {value}");
                 leave();
                 finish(args::number(value).unwrap_or(1));
+            }
+            "until" if mine => {
+                let wanted = args::number(value).unwrap_or(u64::MAX);
+                if u64::from(partition.restarts()) >= wanted {
+                    finish(0);
+                }
             }
             _ if mine && !probe.step(key, value) => {
                 println!("probe: cannot do {key}={value}");
