@@ -2,6 +2,7 @@
 //! one.
 
 mod apic;
+mod control;
 mod cores;
 mod counting;
 mod dataplane;
@@ -9,6 +10,7 @@ mod debug;
 mod demo;
 mod ends;
 mod hostile;
+mod hostile_root;
 mod linux;
 mod manifests;
 mod own;
@@ -133,7 +135,18 @@ const CASES: &[Case] = &[
     with_linux("linux-reboots", linux::reboot),
     with_linux("linux-panics", linux::panic),
     with_linux("linux-triple-faults", linux::triple_fault),
+    with_linux("hostile-root", hostile_root::sweeps),
+    with_linux("hostile-beside-linux", hostile_root::partitions_beside),
     with_linux("boot-time", linux::boot_time),
+    with_linux("control-list", control::list_is_true),
+    Case {
+        deadline: 240,
+        ..with_linux("control-reading-is-free", control::reading_is_free)
+    },
+    Case {
+        deadline: 400,
+        ..with_linux("control-life-cycle", control::life_cycle)
+    },
 ];
 
 fn main() -> ExitCode {

@@ -110,8 +110,8 @@ pub(crate) enum Verb {
 
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(value) if (0.1..=3600.0).contains(&value) => Ok(value),
-        _ => Err("a number of seconds from 0.1 to 3600".into()),
+        Ok(value) if (0.0..=3600.0).contains(&value) => Ok(value),
+        _ => Err("a number of seconds from 0 to 3600".into()),
     }
 }
 
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn intervals() {
         assert!(seconds("0.5").is_ok());
-        for wrong in ["0", "-1", "nan", "inf", "x", "1e9"] {
+        for wrong in ["-1", "nan", "inf", "x", "1e9"] {
             assert!(seconds(wrong).is_err(), "{wrong}");
         }
     }

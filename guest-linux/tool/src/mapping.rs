@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use cloister_abi::CoreCounters;
 use cloister_abi::control::{ControlPage, PartitionStatus, StatisticsHeader};
 use cloister_abi::shared::ConsoleRing;
-use cloister_abi::trace::TraceRecord;
+use cloister_abi::trace::TraceRing;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 /// A mapped BAR.
@@ -35,7 +35,7 @@ unsafe impl Shared for CoreCounters {}
 // SAFETY: as above.
 unsafe impl Shared for ConsoleRing {}
 // SAFETY: as above.
-unsafe impl Shared for std::sync::atomic::AtomicU64 {}
+unsafe impl Shared for TraceRing {}
 
 impl Mapping {
     /// Maps the first `length` bytes of `file`.
@@ -75,22 +75,6 @@ impl Mapping {
         // SAFETY: inside the mapping, which lives as long as `self`, aligned,
         // and shared with others as `T` allows.
         Ok(unsafe { &*self.address.add(offset).cast::<T>() })
-    }
-
-    /// A copy of the trace record at `offset`, which may be torn: its number
-    /// says so.
-    ///
-    /// # Errors
-    /// It does not lie in the mapping.
-    pub(crate) fn record(&self, offset: usize) -> Result<TraceRecord> {
-        self.check(offset, size_of::<TraceRecord>(), align_of::<TraceRecord>())?;
-        // SAFETY: inside the mapping and aligned; made of integers.
-        Ok(unsafe {
-            self.address
-                .add(offset)
-                .cast::<TraceRecord>()
-                .read_volatile()
-        })
     }
 
     /// Writes `bytes` at `offset`.

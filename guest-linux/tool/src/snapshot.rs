@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use anyhow::{Result, bail};
 use cloister_abi::control::{PartitionStatus, StatisticsHeader};
 use cloister_abi::shared::{CONSOLE_BYTES, ConsoleRing};
-use cloister_abi::trace::{TRACE_RECORDS, TraceRecord, TraceRing};
+use cloister_abi::trace::{CONTINUATION, TraceRecord, TraceRing};
 use cloister_abi::{
     BACKTRACE_FRAMES, CoreCounters, Dataplane, MAX_CORES, MAX_PARTITIONS, PartitionState, Reason,
 };
@@ -190,6 +190,8 @@ impl Device {
 
     fn partition_at(&self, index: u8) -> Result<Partition> {
         let status = self.status(index)?;
+        // Before the state, which has changed by then.
+        let starts = status.starts.load(Ordering::Acquire);
         let state = u8::try_from(get32(&status.state)).ok();
         let state = state.and_then(PartitionState::from_code);
         let detail = text(&status.detail, get32(&status.detail_length));
@@ -199,7 +201,7 @@ impl Device {
             state: state.map_or("unknown", PartitionState::name),
             cpus: set(get(&status.cpus)),
             memory: get(&status.memory),
-            starts: get(&status.starts),
+            starts,
             restarts: get32(&status.restarts),
             exit_code: get(&status.exit_code).checked_sub(1),
             allowed: flags(get(&status.allowed)),
@@ -311,28 +313,46 @@ impl Device {
         Ok(written)
     }
 
-    /// The records of core `number` after the `seen`th that are still there,
-    /// oldest first, and how many there ever were.
+    /// The traced exits of core `number` after the record numbered `seen` that
+    /// are still there, oldest first, and how many records there ever were.
     ///
     /// # Errors
     /// The ring lies outside the area.
-    pub(crate) fn trace(&self, number: u32, seen: u64) -> Result<(Vec<TraceRecord>, u64)> {
+    pub(crate) fn trace(&self, number: u32, seen: u64) -> Result<(Vec<Traced>, u64)> {
         let base = get32(&self.header()?.traces);
         let at = offset(base, number as usize, size_of::<TraceRing>());
-        let written: &AtomicU64 = self.statistics().view(at)?;
-        let written = written.load(Ordering::Acquire);
-        let slots = at + std::mem::offset_of!(TraceRing, records);
-        let mut records = Vec::new();
-        for count in seen.max(written.saturating_sub(TRACE_RECORDS as u64))..written {
-            let slot = usize::try_from(count % TRACE_RECORDS as u64)?;
-            let place = slots + slot * size_of::<TraceRecord>();
-            let first = self.statistics().record(place)?;
-            std::sync::atomic::fence(Ordering::Acquire);
-            let again = self.statistics().record(place)?;
-            if first == again && first.sequence == count + 1 {
-                records.push(first);
+        let ring: &TraceRing = self.statistics().view(at)?;
+        let mut traced: Vec<Traced> = Vec::new();
+        let (written, _) = ring.read(|record| {
+            if record.sequence <= seen {
+                return;
             }
+            if record.reason != CONTINUATION {
+                traced.push(Traced::new(record));
+            } else if let Some(last) = traced.last_mut() {
+                let missing = usize::from(last.record.frames).saturating_sub(last.frames.len());
+                let frames = record.continued();
+                last.frames.extend(frames.iter().take(missing));
+            }
+        });
+        Ok((traced, written))
+    }
+}
+
+/// A traced exit, with the guest's return addresses where they were taken.
+#[derive(Clone, Debug)]
+pub(crate) struct Traced {
+    pub(crate) record: TraceRecord,
+    pub(crate) frames: Vec<u64>,
+}
+
+impl Traced {
+    fn new(record: &TraceRecord) -> Self {
+        let known = record.frames != 0;
+        Self {
+            record: *record,
+            // The first return address is RIP itself.
+            frames: known.then_some(record.rip).into_iter().collect(),
         }
-        Ok((records, written))
     }
 }

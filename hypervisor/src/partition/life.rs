@@ -148,8 +148,9 @@ fn restart<V: Vendor>(core: &Core<V>, partition: &Partition<V>) {
 pub(crate) fn renew_and_start<V: Vendor>(partition: &Partition<V>, this: usize) {
     let life = &partition.life;
     life.renew();
+    load::untouch(partition);
     load::fill(partition);
-    life.status.starts.fetch_add(1, Ordering::Relaxed);
+    life.status.starts.fetch_add(1, Ordering::Release);
     let cores = partition.config.cpus;
     let number = u32::try_from(cores.len()).unwrap_or(0);
     life.status.inside.store(number, Ordering::Release);

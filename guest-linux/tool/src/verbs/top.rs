@@ -83,7 +83,7 @@ fn compare(before: &Machine, now: &Machine, seconds: f64) -> Reading {
 
 #[expect(clippy::cast_precision_loss, reason = "rates are for people")]
 fn rate(before: u64, now: u64, seconds: f64) -> f64 {
-    now.wrapping_sub(before) as f64 / seconds
+    now.wrapping_sub(before) as f64 / seconds.max(1e-9)
 }
 
 fn line(machine: &Machine, before: &Core, now: &Core, seconds: f64) -> Line {

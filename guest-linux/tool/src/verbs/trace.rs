@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use cloister_abi::Reason;
-use cloister_abi::trace::TraceRecord;
+use cloister_abi::trace::{InterruptKind, TRACE_RECORDS, TraceRecord};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::device::Device;
 use crate::output;
-use crate::snapshot::Machine;
+use crate::snapshot::{Machine, Traced};
 
 /// How often rings are looked at: 255 records fit.
 const POLL: Duration = Duration::from_millis(20);
@@ -34,6 +34,8 @@ struct Line {
     rip: u64,
     cr3: u64,
     cycles: u64,
+    /// Return addresses of what was interrupted.
+    backtrace: Vec<u64>,
 }
 
 fn reason(record: &TraceRecord) -> Option<Reason> {
@@ -51,13 +53,31 @@ fn about(record: &TraceRecord) -> String {
         Some(Reason::Hypercall) => format!("number {value}"),
         Some(Reason::NestedPageFault | Reason::ApicWrite) => format!("gpa {value:#x}"),
         Some(Reason::Exception | Reason::Sipi) => format!("vector {value}"),
-        Some(Reason::Interrupt) if record.sender != u32::MAX => {
-            format!("vector {} from core {}", record.vector, record.sender)
-        }
-        Some(Reason::Interrupt) => format!("vector {}", record.vector),
+        Some(Reason::Interrupt | Reason::Nmi) => interrupter(record),
         _ if value != 0 => format!("{value:#x}"),
         _ => String::new(),
     }
+}
+
+/// Vector, kind of source, and who it is.
+fn interrupter(record: &TraceRecord) -> String {
+    let kind = InterruptKind::from_code(record.source);
+    let value = record.qualification;
+    let who = match kind {
+        InterruptKind::Msi => format!(
+            " of {:02x}:{:02x}.{}",
+            value >> 8 & 0xff,
+            value >> 3 & 0x1f,
+            value & 7
+        ),
+        InterruptKind::IoApic => format!(" interrupt {value}"),
+        _ => String::new(),
+    };
+    let sender = match record.sender {
+        u32::MAX => String::new(),
+        core => format!(" from core {core} at rip {:#x}", record.sender_rip),
+    };
+    format!("vector {} {}{who}{sender}", record.vector, kind.name())
 }
 
 /// The cores to look at.
@@ -83,23 +103,21 @@ pub(super) fn show(device: &Device, name: Option<&str>, follow: bool, json: bool
         for &core in &cores {
             let from = seen.get(&core).copied().unwrap_or(0);
             let (records, written) = device.trace(core, from)?;
-            let lost = written
-                .saturating_sub(from)
-                .saturating_sub(records.len() as u64);
-            if lost != 0 {
-                eprintln!("core {core}: {lost} records overwritten before they were read");
+            if from != 0 && written.saturating_sub(from) > TRACE_RECORDS as u64 {
+                eprintln!("core {core}: records were overwritten before they were read");
             }
             seen.insert(core, written);
-            lines.extend(records.iter().map(|record| Line {
+            lines.extend(records.into_iter().map(|traced| Line {
                 core,
                 owner: owner(&machine, core),
-                sequence: record.sequence,
-                tsc: record.tsc,
-                reason: reason(record).map_or("unknown", Reason::name),
-                about: about(record),
-                rip: record.rip,
-                cr3: record.cr3,
-                cycles: record.cycles,
+                sequence: traced.record.sequence,
+                tsc: traced.record.tsc,
+                reason: reason(&traced.record).map_or("unknown", Reason::name),
+                about: about(&traced.record),
+                rip: traced.record.rip,
+                cr3: traced.record.cr3,
+                cycles: traced.record.cycles,
+                backtrace: traced.frames,
             }));
         }
         lines.sort_by_key(|line| line.tsc);
@@ -134,6 +152,9 @@ fn table(lines: &[Line]) -> String {
             line.cr3,
             line.cycles
         ));
+        for frame in &line.backtrace {
+            text.push_str(&format!("{:>18} {frame:#x}\n", ""));
+        }
     }
     text
 }
@@ -157,7 +178,7 @@ pub(super) fn perfetto(device: &Device, name: Option<&str>, file: &Path) -> Resu
         }));
         let (records, _) = device.trace(core, 0)?;
         count += records.len();
-        events.extend(records.iter().map(|record| event(core, record, hz)));
+        events.extend(records.iter().map(|traced| event(core, traced, hz)));
     }
     events.push(json!({
         "name": "process_name", "ph": "M", "pid": 1, "args": { "name": "Cloister" },
@@ -169,7 +190,9 @@ pub(super) fn perfetto(device: &Device, name: Option<&str>, file: &Path) -> Resu
     output::text(&format!("{}: {count} exits\n", file.display()))
 }
 
-fn event(core: u32, record: &TraceRecord, hz: u64) -> Value {
+fn event(core: u32, traced: &Traced, hz: u64) -> Value {
+    let record = &traced.record;
+    let backtrace = traced.frames.iter().map(|frame| format!("{frame:#x}"));
     json!({
         "name": reason(record).map_or("unknown", Reason::name),
         "cat": "exit",
@@ -184,6 +207,7 @@ fn event(core: u32, record: &TraceRecord, hz: u64) -> Value {
             "cr3": format!("{:#x}", record.cr3),
             "cycles": record.cycles,
             "sequence": record.sequence,
+            "backtrace": backtrace.collect::<Vec<String>>(),
         },
     })
 }
@@ -211,7 +235,11 @@ mod tests {
             sender: u32::MAX,
             ..TraceRecord::default()
         };
-        let event = event(2, &record, 3_000_000_000);
+        let traced = Traced {
+            record,
+            frames: vec![0x10_0000],
+        };
+        let event = event(2, &traced, 3_000_000_000);
         assert_eq!(event["ph"], "X");
         assert_eq!(event["tid"], 2);
         assert_eq!(event["ts"], 1000.0);
