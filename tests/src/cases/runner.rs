@@ -251,7 +251,7 @@ fn guarded(job: Job, accel: Accel) -> (Result<()>, Vec<String>) {
         MachineKind::Qemu => 1,
         MachineKind::Bochs => BOCHS_FACTOR,
     };
-    let limit = Duration::from_secs((job.case.deadline * 8).max(120) * factor);
+    let limit = Duration::from_secs((job.case.deadline * 16).max(240) * factor);
     let result = match thread.context("cannot start a thread") {
         Err(error) => Err(error),
         Ok(_) => match receiver.recv_timeout(limit) {
