@@ -240,8 +240,11 @@ pub(crate) fn exception_loops(bench: &Bench) -> Result<()> {
     // What code runs then, nobody knows.
     let without_pages = ["paging", "real"];
     let parts = (0..).zip(without_pages).map(|(index, kind)| {
-        hostile(kind, 0, &format!("loop kind={kind} wait=2000000"))
-            .cores(&format!("[{}, {}]", 2 * index + 1, 2 * index + 2))
+        hostile(kind, 0, &format!("loop kind={kind} wait=2000000")).cores(&format!(
+            "[{}, {}]",
+            2 * index + 1,
+            2 * index + 2
+        ))
     });
     let ended = contain(bench, parts)?;
     for kind in without_pages {

@@ -130,7 +130,10 @@ const CASES: &[Case] = &[
     with_linux("linux-alone-4", linux::alone_4),
     with_linux("linux-shell", own::shell),
     with_linux("linux-load", linux::load),
-    Case { deadline: 300, ..with_linux("storm-beside-strict", storm::beside_strict) },
+    Case {
+        deadline: 300,
+        ..with_linux("storm-beside-strict", storm::beside_strict)
+    },
     with_linux("linux-peeks", linux::peeks),
     with_linux("linux-reboots", linux::reboot),
     with_linux("linux-panics", linux::panic),

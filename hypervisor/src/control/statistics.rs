@@ -58,7 +58,11 @@ impl Pages {
             }
             if let Some(ring) = cores::core(core).trace() {
                 let offset = TRACES_OFFSET + index * size::<TraceRing>();
-                this.add_at(offset, core::ptr::from_ref(ring) as u64, size::<TraceRing>());
+                this.add_at(
+                    offset,
+                    core::ptr::from_ref(ring) as u64,
+                    size::<TraceRing>(),
+                );
             }
         }
         header.cores.store(small(number), Ordering::Relaxed);

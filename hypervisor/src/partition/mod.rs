@@ -9,7 +9,7 @@ pub(crate) mod load;
 pub(crate) mod operator;
 pub(crate) mod violation;
 
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use cloister_abi::PartitionState;
 use cloister_abi::control::PartitionStatus;
