@@ -247,10 +247,10 @@ pub(crate) fn linux_core(bench: &Bench) -> Result<()> {
 pub(crate) fn route(bench: &Bench) -> Result<()> {
     // Pin 23 of the I/O APIC, which has no device: vector 0x50 to APIC ID 2;
     // its index register is selected first (82093AA datasheet, 3.2.4).
-    let command = "set() { devmem 0xfec00000 32 $1; devmem 0xfec00010 32 $2; }; \
-                   set 0x3f 0x02000000; set 0x3e 0x50; \
+    let command = "pin() { devmem 0xfec00000 32 $1; devmem 0xfec00010 32 $2; }; \
+                   pin 0x3f 0x02000000; pin 0x3e 0x50; \
                    cloister start routed; cloister start free; sleep 3; \
-                   set 0x3e 0x10050; sleep 1; cloister restart routed; sleep 3";
+                   pin 0x3e 0x10050; sleep 1; cloister restart routed; sleep 3";
     let may = |name: &str, core: &str, args: &str| {
         part(name, "probe.elf")
             .cores(core)

@@ -100,3 +100,34 @@ impl Symbols {
         (!found.is_empty()).then(|| found.join(", "))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kernel(text: &str) -> Result<Symbols> {
+        let file = tempfile::NamedTempFile::new()?;
+        std::fs::write(file.path(), text)?;
+        Symbols::read_kernel(file.path())
+    }
+
+    #[test]
+    fn kernel_functions_have_names() {
+        let symbols = kernel(
+            "ffffffff81000000 T _stext\nffffffff81000040 t do_it\t[module]\n\
+             ffffffff81000050 d data\nffffffff81000060 W weak\n",
+        )
+        .unwrap();
+        assert_eq!(symbols.name(0xffff_ffff_8100_0055).unwrap(), "do_it+0x15");
+        assert_eq!(symbols.name(0xffff_ffff_8100_0000).unwrap(), "_stext+0x0");
+        assert_eq!(symbols.name(0x1000), None);
+    }
+
+    #[test]
+    fn a_file_without_addresses_is_refused() {
+        for text in ["", "0000000000000000 T _stext\n", "ffffffffffffffff B The real one\n"] {
+            let error = kernel(text).unwrap_err().to_string();
+            assert!(error.contains("shows addresses to root only"), "{error}");
+        }
+    }
+}
