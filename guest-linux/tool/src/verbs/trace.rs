@@ -62,7 +62,7 @@ fn about(record: &TraceRecord) -> String {
 /// Vector, kind of source, and who it is.
 fn interrupter(record: &TraceRecord) -> String {
     let kind = InterruptKind::from_code(record.source);
-    let value = record.qualification;
+    let value = record.qualification >> 32;
     let who = match kind {
         InterruptKind::Msi => format!(
             " of {:02x}:{:02x}.{}",
