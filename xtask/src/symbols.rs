@@ -125,7 +125,11 @@ mod tests {
 
     #[test]
     fn a_file_without_addresses_is_refused() {
-        for text in ["", "0000000000000000 T _stext\n", "ffffffffffffffff B The real one\n"] {
+        for text in [
+            "",
+            "0000000000000000 T _stext\n",
+            "ffffffffffffffff B The real one\n",
+        ] {
             let error = kernel(text).unwrap_err().to_string();
             assert!(error.contains("shows addresses to root only"), "{error}");
         }
