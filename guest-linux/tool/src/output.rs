@@ -30,9 +30,12 @@ pub(crate) fn text(text: &str) -> Result<()> {
 /// Whether `error` says that nobody reads any more.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
-        cause
+        let of_json = cause.downcast_ref::<serde_json::Error>();
+        let kind = cause
             .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+            .map(io::Error::kind)
+            .or_else(|| of_json.and_then(serde_json::Error::io_error_kind));
+        kind == Some(io::ErrorKind::BrokenPipe)
     })
 }
 
@@ -59,6 +62,14 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pipe_that_closed_is_seen_through_json() {
+        let closed = || io::Error::from(io::ErrorKind::BrokenPipe);
+        assert!(is_broken_pipe(&closed().into()));
+        assert!(is_broken_pipe(&serde_json::Error::io(closed()).into()));
+        assert!(!is_broken_pipe(&anyhow::anyhow!("something else")));
+    }
 
     #[test]
     fn columns_line_up_and_lines_end_clean() {
