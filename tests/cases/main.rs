@@ -138,8 +138,14 @@ const CASES: &[Case] = &[
     with_linux("linux-reboots", linux::reboot),
     with_linux("linux-panics", linux::panic),
     with_linux("linux-triple-faults", linux::triple_fault),
-    with_linux("hostile-root", hostile_root::sweeps),
-    with_linux("hostile-beside-linux", hostile_root::partitions_beside),
+    Case {
+        deadline: 300,
+        ..with_linux("hostile-root", hostile_root::sweeps)
+    },
+    Case {
+        deadline: 200,
+        ..with_linux("hostile-beside-linux", hostile_root::partitions_beside)
+    },
     with_linux("boot-time", linux::boot_time),
     with_linux("control-list", control::list_is_true),
     Case {

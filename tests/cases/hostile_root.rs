@@ -1,0 +1,165 @@
+//! Root in the housekeeping Linux against the machine
+//! (`guest-linux/hostile`): what is not Linux's is refused and recorded,
+//! Linux goes on, and strict partitions beside it do not notice.
+
+use anyhow::{Context, Result, bail};
+use cloister_tests::cases::Bench;
+use cloister_tests::{Ended, LinuxState, Part, PartitionState, System, linux, part, with_linux};
+use xtask::{build, paths};
+
+use crate::demo::expect;
+use crate::hostile::hostile;
+
+const TARGET: &str = "x86_64-unknown-linux-musl";
+const TOOL: &str = "hostile-root";
+
+/// The tool, statically linked.
+fn tool() -> Result<Vec<u8>> {
+    let status = build::cargo()
+        .args(["build", "--quiet", "--profile", "small"])
+        .args(["--target", TARGET, "--package", TOOL])
+        .status()
+        .context("cannot run cargo")?;
+    if !status.success() {
+        bail!("building {TOOL} failed: {status}; rustup target add {TARGET} may help");
+    }
+    let file = paths::target().join(TARGET).join("small").join(TOOL);
+    std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+/// A strict partition that never ends.
+fn strict(core: u32) -> Part {
+    part("strict", "spin.elf")
+        .cores(&format!("[{core}]"))
+        .memory("64M")
+        .args("report=1000000")
+        .may("quiesce strict populate")
+}
+
+fn undisturbed(ended: &Ended) -> Result<()> {
+    ended
+        .partition("strict")?
+        .state(PartitionState::Running)?
+        .since_quiesce(0)?
+        .interrupts(0)?
+        .violations(0)?;
+    Ok(())
+}
+
+fn with_root(bench: &Bench, parts: impl IntoIterator<Item = Part>) -> Result<System> {
+    let system = bench.system(with_linux(&linux("[0, 1]"), parts));
+    Ok(system.linux_file("bin/hostile-root", 0o755, &tool()?))
+}
+
+/// The number that Linux printed behind `key=` in the line of `name`.
+fn number(ended: &Ended, name: &str, key: &str) -> Result<u64> {
+    let prefix = format!("{name}: ");
+    ended
+        .linux_console()
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix(&prefix))
+        .flat_map(str::split_whitespace)
+        .find_map(|word| word.strip_prefix(key)?.strip_prefix('=')?.parse().ok())
+        .with_context(|| ended.failure(format!("no {key}= of {name}")))
+}
+
+/// Sweeps over MSRs, ports, PCI configuration space, foreign memory and
+/// addresses where nothing is; sleep states; a second hypervisor; then the
+/// reset register, which is Linux's right.
+pub(crate) fn sweeps(bench: &Bench) -> Result<()> {
+    // PM1a control of QEMU's q35 is at 0x604.
+    let work = "
+        modprobe msr allow_writes=on 2>/dev/null || modprobe msr
+        echo on >/sys/module/msr/parameters/allow_writes
+        hostile-root msrs 0; echo msrs=$?
+        hostile-root msrs 1
+        hostile-root pci; echo pci=$?
+        hostile-root sleep 0x604; echo sleep=$?
+        hostile-root beyond; echo beyond=$?
+        dmesg | sed -n 's/.*BIOS-e820: \\[mem \\(0x[0-9a-f]*\\)-\\(0x[0-9a-f]*\\)\\] reserved/\\1 \\2/p' |
+            while read first last; do
+                [ $((first)) -gt 16777216 ] && [ $((last)) -lt 2952790016 ] &&
+                    hostile-root memory $first $((last - first + 1))
+            done
+        modprobe kvm-amd; echo kvm=$?
+        for n in 1 2 3 4 5; do
+            echo 0 >/sys/devices/system/cpu/cpu1/online
+            echo 1 >/sys/devices/system/cpu/cpu1/online
+        done
+        hostile-root ports; echo ports=$?
+        echo alive=$(nproc)
+        sleep 1
+        hostile-root reset
+        sleep 20; exit 9
+    ";
+    let ended = with_root(bench, [strict(2), late(3)])?
+        .kernel_module("kvm-amd")
+        .run(work)?
+        .completed()?;
+    ended.linux()?.state(LinuxState::Reset)?;
+    undisturbed(&ended)?;
+    for key in ["msrs", "pci", "sleep", "beyond", "ports"] {
+        expect(&ended, key, "0")?;
+    }
+    expect(&ended, "kvm", "1")?;
+    expect(&ended, "alive", "2")?;
+    let other = number(&ended, "memory", "other")?;
+    let ones = number(&ended, "memory", "ones")?;
+    ended.linux()?.check(
+        ones > 0 && other == 0,
+        format!("foreign memory: {ones} pages of ones, {other} others"),
+    )?;
+    let (read, refused) = (
+        number(&ended, "msrs", "read")?,
+        number(&ended, "msrs", "refused")?,
+    );
+    bench.note(format!(
+        "MSRs: {read} read, {refused} writes refused; {ones} foreign pages read as ones"
+    ));
+    // Sparse first touches after the sweep over all addresses: tables are left
+    // for them.
+    ended.partition("late")?.finished(0)?.says("exits: ok")?;
+    Ok(())
+}
+
+/// Touches its memory when Linux has long been at work.
+fn late(core: u32) -> Part {
+    part("late", "exits.elf")
+        .cores(&format!("[{core}]"))
+        .memory("64M")
+        .args("wait=20000000000 touch=20")
+}
+
+/// Partitions in endless hostile loops beside Linux: it boots, works and
+/// powers off, and each core answers the kick for the report.
+pub(crate) fn partitions_beside(bench: &Bench) -> Result<()> {
+    let kinds = ["flush", "cpuid", "nmi-blocked", "step", "wbinvd"];
+    let parts = (3..).zip(kinds).map(|(core, kind)| {
+        let part = hostile(kind, core, &format!("loop kind={kind}"));
+        match kind {
+            "nmi-blocked" => part.key("apic = true"),
+            _ => part,
+        }
+    });
+    let ended = bench
+        .system(with_linux(
+            &linux("[0, 1]"),
+            [strict(2)].into_iter().chain(parts),
+        ))
+        .run("echo alive=$(nproc); sleep 2; dmesg | grep -c 'soft lockup'; echo done=1")?
+        .completed()?;
+    ended.linux()?.run_status(0)?.state(LinuxState::Off)?;
+    expect(&ended, "alive", "2")?;
+    undisturbed(&ended)?;
+    for kind in kinds {
+        ended
+            .partition(kind)?
+            .state(PartitionState::Running)?
+            .says(&format!("into {kind}"))?;
+    }
+    let silent = ended
+        .hypervisor_console()
+        .contains("did not bring its counters up to date");
+    ended.check(!silent, "a core did not answer")?;
+    Ok(())
+}
