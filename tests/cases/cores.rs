@@ -70,7 +70,8 @@ pub(crate) fn end_as_one(bench: &Bench) -> Result<()> {
 
 /// Both cores start again from a clean image, together.
 pub(crate) fn restart_as_one(bench: &Bench) -> Result<()> {
-    let again = "core=0 dirty enter=strict+populate loop core=1 wait=2000000 enter=strict cpuid";
+    let again =
+        "core=0 dirty meet enter=strict+populate loop core=1 meet wait=2000000 enter=strict cpuid";
     let ended = bench
         .system(partitions([
             pair("again", "[1, 2]", again)
