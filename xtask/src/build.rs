@@ -14,7 +14,7 @@ use crate::paths;
 /// The target of everything in an image.
 pub const TARGET: &str = "x86_64-unknown-none";
 /// The target of the tool in the initramfs: statically linked.
-const TOOL_TARGET: &str = "x86_64-unknown-linux-musl";
+pub const TOOL_TARGET: &str = "x86_64-unknown-linux-musl";
 /// Packages of partition programs are called so; their binary has the rest of
 /// the name.
 pub const PROGRAM_PREFIX: &str = "program-";

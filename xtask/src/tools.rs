@@ -6,6 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::build::{TARGET, TOOL_TARGET};
+
 /// Something a verb needs, with the Debian package that has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
@@ -63,7 +65,7 @@ impl Need {
     }
 }
 
-/// Installs what of `needs` is missing, and the Rust target of the
+/// Installs what of `needs` is missing, and the Rust targets of the
 /// hypervisor. As root on a Debian-like system it runs apt-get, and says so;
 /// with `install` false, or otherwise, nothing is changed.
 ///
@@ -71,7 +73,7 @@ impl Need {
 /// Something is missing and is not to be, or cannot be, installed: the message
 /// has the one command to type.
 pub fn ensure(needs: &[&[Need]], install: bool) -> Result<()> {
-    rust_target(install)?;
+    rust_targets(install)?;
     let missing = missing(needs);
     if missing.is_empty() {
         return Ok(());
@@ -131,28 +133,35 @@ fn apt_get_install(packages: &[&str]) -> Result<()> {
     )
 }
 
-fn rust_target(install: bool) -> Result<()> {
-    const TARGET: &str = "x86_64-unknown-none";
+/// The targets of hypervisor and programs, and of the operator's tool.
+fn rust_targets(install: bool) -> Result<()> {
     let sysroot = Command::new("rustc")
         .args(["--print", "sysroot"])
         .current_dir(crate::paths::root())
         .output()
         .context("cannot run rustc; install Rust from https://rustup.rs")?;
     let sysroot = String::from_utf8_lossy(&sysroot.stdout).trim().to_owned();
-    if Path::new(&sysroot)
-        .join("lib/rustlib")
-        .join(TARGET)
-        .join("lib")
-        .is_dir()
-    {
+    let is_missing = |target: &&str| {
+        let libraries = Path::new(&sysroot).join("lib/rustlib").join(target);
+        !libraries.join("lib").is_dir()
+    };
+    let missing: Vec<&str> = [TARGET, TOOL_TARGET]
+        .into_iter()
+        .filter(is_missing)
+        .collect();
+    if missing.is_empty() {
         return Ok(());
     }
     if !install {
-        bail!("the Rust target is missing; type: rustup target add {TARGET}");
+        bail!(
+            "a Rust target is missing; type: rustup target add {}",
+            missing.join(" ")
+        );
     }
     say_and_run(
         Command::new("rustup")
-            .args(["target", "add", TARGET])
+            .args(["target", "add"])
+            .args(missing)
             .current_dir(crate::paths::root()),
     )
 }
