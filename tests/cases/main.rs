@@ -61,6 +61,14 @@ const fn xsetbv(name: &'static str, run: fn(&Bench) -> Result<()>) -> Case {
     }
 }
 
+/// Loops that only a kick ends: many emulated seconds on Bochs.
+const fn endless(name: &'static str, run: fn(&Bench) -> Result<()>) -> Case {
+    Case {
+        on: On::Qemu("it has not been seen through to its end there: it takes too long"),
+        ..light(name, run)
+    }
+}
+
 const CASES: &[Case] = &[
     light("solo", demo::solo),
     light("every-reason-counted", counting::every_reason),
@@ -90,9 +98,9 @@ const CASES: &[Case] = &[
     light("hostile-instructions", hostile::instructions),
     light("hostile-control-registers", hostile::control),
     light("hostile-apic", hostile::apic),
-    light("hostile-loops", hostile::loops),
-    light("hostile-exception-loops", hostile::exception_loops),
-    light("hostile-apic-loops", hostile::apic_loops),
+    endless("hostile-loops", hostile::loops),
+    endless("hostile-exception-loops", hostile::exception_loops),
+    endless("hostile-apic-loops", hostile::apic_loops),
     light("outside-witness-agrees", witness::agrees),
     light("outside-witness-sees-none", witness::sees_none),
     light("outside-witness-exit-for-exit", witness::exit_for_exit),
