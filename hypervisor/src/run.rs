@@ -16,7 +16,7 @@ use crate::report;
 use crate::system::System;
 use crate::trace;
 use crate::virt::guest::Guest;
-use crate::virt::{Exit, Exited, Frequent, GuestKind, Server, Vcpu, VcpuConfig, Vendor, make_vcpu};
+use crate::virt::{Exited, Frequent, GuestKind, Server, Vcpu, VcpuConfig, Vendor, make_vcpu};
 use crate::watch::Source;
 
 /// Everything a core has at hand while it serves its guest.
@@ -35,8 +35,7 @@ pub(crate) struct Core<V: Vendor> {
     /// Those that the program asked for: the operator may impose DEBUG.
     pub(crate) asked: Dataplane,
     /// QUIESCE (which STRICT and DEBUG imply) is in force, or Linux is watched:
-    /// every entry is then one with attention, so that other cores' exits do
-    /// not pay for them.
+    /// the one test that every exit pays for them.
     pub(crate) watched: bool,
     /// The last interrupt that exited, and who sent it.
     pub(crate) last_source: Source,
@@ -93,7 +92,7 @@ fn build<V: Vendor>(
         permissions: &guest.permissions,
         kind: guest.kind,
     };
-    let mut vcpu = make_vcpu(&config, system.pool).map_err(|error| say(&error))?;
+    let vcpu = make_vcpu(&config, system.pool).map_err(|error| say(&error))?;
     if let Some(partition) = partition {
         // Also what the firmware left open for the boot core (LINT0).
         apic::silence(partition.config.apic);
@@ -101,7 +100,6 @@ fn build<V: Vendor>(
     let shared = cores::core(number);
     let counters = shared.counters().ok_or_else(|| say(&"no counters"))?;
     let watched = system.is_watched(number);
-    vcpu.set_watched(watched);
     let cpuid = exit::cpuid::cache(system, guest, partition).map_err(|error| say(&error))?;
     let mut core = Core {
         vcpu,
@@ -166,7 +164,16 @@ impl<V: Vendor> Core<V> {
     /// Runs the guest until it parks.
     #[inline(never)]
     fn run(&mut self) {
-        while self.next_exit() == Next::Resume {}
+        loop {
+            let next = if self.watched {
+                self.watched_exit()
+            } else {
+                self.next_exit()
+            };
+            if next == Next::Park {
+                return;
+            }
+        }
     }
 
     /// Enters the guest and serves its next exit: the hot path.
@@ -174,35 +181,31 @@ impl<V: Vendor> Core<V> {
     fn next_exit(&mut self) -> Next {
         let Exited { code, tsc } = self.vcpu.run();
         match V::Vcpu::serve_frequent(&mut Round { core: self, tsc }, code) {
-            Ok(next) => next,
-            Err(code) => self.rare_exit(code, tsc),
+            Some(next) => next,
+            None => self.rare_exit(code, tsc),
         }
     }
 
-    /// The same where it is not an everyday exit.
     #[cold]
     #[inline(never)]
     fn rare_exit(&mut self, code: u64, tsc: u64) -> Next {
-        let (code, tsc) = if code == V::Vcpu::ATTENTION {
-            let Exited { code, tsc } = self.vcpu.run_with_attention();
-            (code, tsc)
-        } else {
-            (code, tsc)
-        };
         let Some(exit) = self.vcpu.exit(code) else {
             return Next::Resume;
         };
-        if self.watched {
-            return self.watched_exit(exit, tsc);
-        }
         let rip = self.vcpu.rip();
         let Served { reason, next, .. } = exit::serve(self, exit);
         self.account(reason, rip, cpu::tsc().wrapping_sub(tsc));
         next
     }
 
-    /// Serves an exit of a core that is [`Self::watched`].
-    fn watched_exit(&mut self, exit: Exit, tsc: u64) -> Next {
+    /// The same for a core that is [`Self::watched`].
+    #[cold]
+    #[inline(never)]
+    fn watched_exit(&mut self) -> Next {
+        let Exited { code, tsc } = self.vcpu.run();
+        let Some(exit) = self.vcpu.exit(code) else {
+            return Next::Resume;
+        };
         if violation::check(self, &exit, tsc) == Next::Park {
             return Next::Park;
         }
@@ -330,7 +333,6 @@ impl<V: Vendor> Core<V> {
         }
         self.dataplane = flags;
         self.watched = flags.contains(Dataplane::QUIESCE) || self.system.is_watched(self.number);
-        self.vcpu.set_watched(self.watched);
         self.counters
             .dataplane
             .store(flags.bits(), Ordering::Relaxed);

@@ -8,8 +8,8 @@ use super::entry::{self, Context};
 use super::event::{Events, blocked};
 use super::vmcs::Vmcs;
 use super::{Vmx, ept, exit, fields as f, host, state};
+use crate::arch::cpu;
 use crate::arch::memory::FramePool;
-use crate::arch::{cpu, percpu};
 use crate::virt::{
     Event, Exit, Exited, LongEntry, Mode, Registers, Server, Unsupported, Vcpu, VcpuConfig,
     reg::{self, GPRS},
@@ -38,9 +38,10 @@ const RIGHTS_DEFAULT_BIG: u32 = 1 << 14;
 pub(crate) struct VmxVcpu {
     pub(super) vmcs: Vmcs,
     pub(super) context: &'static mut Context,
-    /// RIP at the last exit.
+    /// RIP at the last exit, or where it has been moved since.
     pub(super) rip: u64,
-    watched: bool,
+    /// Something is to be done before the next entry ([`Self::enter_with_events`]).
+    pub(super) attention: bool,
     /// VMLAUNCH has succeeded: VMRESUME from now on.
     launched: bool,
     pub(super) events: Events,
@@ -74,9 +75,9 @@ impl VmxVcpu {
         // SAFETY: the VMCS is current and complete (`new`).
         let outcome = unsafe {
             if self.launched {
-                entry::resume_with_attention(self.context)
+                entry::resume(self.context)
             } else {
-                entry::launch_with_attention(self.context)
+                entry::launch(self.context)
             }
         };
         if outcome >= exit::ENTRY_FAILED {
@@ -87,11 +88,7 @@ impl VmxVcpu {
                 self.events.delivered(event);
             }
         }
-        let attention = self.events.any() || !self.launched || self.watched;
-        percpu::this().set_attention(attention);
-        if outcome == entry::ABANDONED {
-            return entry::NMI_NOTED;
-        }
+        self.attention = self.events.any() || !self.launched;
         outcome
     }
 
@@ -159,9 +156,11 @@ impl VmxVcpu {
     /// What every reset does besides the guest state.
     fn start_over(&mut self) {
         self.events = Events::default();
-        percpu::this().set_attention(true);
+        self.attention = true;
         self.rip = self.vmcs.read(f::RIP);
         self.context.registers = Registers::default();
+        self.context.registers.gpr[reg::RSP] = self.vmcs.read(f::RSP);
+        self.context.vmcs_rsp = self.context.registers.gpr[reg::RSP];
         // SAFETY: VMX root operation; the types were checked (`ept::check`).
         unsafe { ept::flush_vpid(self.vpid) };
     }
@@ -189,7 +188,7 @@ impl Vcpu for VmxVcpu {
             // SAFETY: zeros are valid integers.
             context: unsafe { page.leak() },
             rip: 0,
-            watched: false,
+            attention: true,
             launched: false,
             events: Events::default(),
             cr0,
@@ -224,30 +223,19 @@ impl Vcpu for VmxVcpu {
 
     #[inline(always)]
     fn run(&mut self) -> Exited {
-        // SAFETY: the VMCS is current and complete; before it is launched,
-        // there is something to be done.
-        let code = unsafe { entry::resume(self.context) };
+        let outcome = if self.attention {
+            self.enter_with_events()
+        } else {
+            // SAFETY: the VMCS is current, complete and launched.
+            unsafe { entry::resume(self.context) }
+        };
         let tsc = cpu::tsc();
         self.rip = self.vmcs.read_again(f::RIP);
-        Exited { code, tsc }
-    }
-
-    fn run_with_attention(&mut self) -> Exited {
-        let code = self.enter_with_events();
-        let tsc = cpu::tsc();
-        self.rip = self.vmcs.read(f::RIP);
-        Exited { code, tsc }
-    }
-
-    const ATTENTION: u64 = entry::ABANDONED;
-
-    fn set_watched(&mut self, on: bool) {
-        self.watched = on;
-        percpu::this().set_attention(true);
+        Exited { code: outcome, tsc }
     }
 
     #[inline(always)]
-    fn serve_frequent<S: Server<Self>>(server: &mut S, code: u64) -> Result<S::Output, u64> {
+    fn serve_frequent<S: Server<Self>>(server: &mut S, code: u64) -> Option<S::Output> {
         exit::serve_frequent(server, code)
     }
 
@@ -257,21 +245,14 @@ impl Vcpu for VmxVcpu {
         self.decode(code)
     }
 
-    /// RSP is in the VMCS.
     #[inline(always)]
     fn register(&self, index: usize) -> u64 {
-        match index {
-            reg::RSP => self.vmcs.read(f::RSP),
-            _ => self.context.registers.gpr[index % GPRS],
-        }
+        self.context.registers.gpr[index % GPRS]
     }
 
     #[inline(always)]
     fn set_register(&mut self, index: usize, value: u64) {
-        match index {
-            reg::RSP => self.vmcs.write(f::RSP, value),
-            _ => self.context.registers.gpr[index % GPRS] = value,
-        }
+        self.context.registers.gpr[index % GPRS] = value;
     }
 
     #[inline(always)]
@@ -292,7 +273,6 @@ impl Vcpu for VmxVcpu {
 
     #[inline(always)]
     fn registers(&mut self) -> &Registers {
-        self.context.registers.gpr[reg::RSP] = self.vmcs.read(f::RSP);
         &self.context.registers
     }
 
@@ -323,7 +303,7 @@ impl Vcpu for VmxVcpu {
     /// SDM vol. 3, "Guest Register State": the CPL is SS.DPL.
     #[inline(always)]
     fn cpl(&self) -> u8 {
-        let stack = self.vmcs.read_again(f::SS.access_rights);
+        let stack = self.vmcs.read(f::SS.access_rights);
         (stack >> RIGHTS_DPL_SHIFT).to_le_bytes()[0] & 3
     }
 
@@ -337,7 +317,8 @@ impl Vcpu for VmxVcpu {
     #[inline(always)]
     fn skip(&mut self, _: u8) {
         let length = self.vmcs.read_again(f::INSTRUCTION_LENGTH);
-        self.vmcs.write_again(f::RIP, self.rip.wrapping_add(length));
+        self.rip = self.rip.wrapping_add(length);
+        self.vmcs.write_again(f::RIP, self.rip);
         if self.vmcs.read_again(f::INTERRUPTIBILITY) & u64::from(SHADOW) != 0 {
             self.end_shadow();
         }
@@ -349,8 +330,8 @@ impl Vcpu for VmxVcpu {
     }
 
     fn skip_by(&mut self, length: u8) {
-        self.vmcs
-            .write(f::RIP, self.rip.wrapping_add(length.into()));
+        self.rip = self.rip.wrapping_add(length.into());
+        self.vmcs.write(f::RIP, self.rip);
         self.end_shadow();
     }
 
@@ -372,7 +353,7 @@ impl Vcpu for VmxVcpu {
             self.vmcs.write(f::RFLAGS, rflags | RESUME_FLAG);
         }
         self.events.add(event);
-        percpu::this().set_attention(true);
+        self.attention = true;
     }
 
     fn efer(&self) -> u64 {
