@@ -61,6 +61,11 @@ pub struct PartitionInfo {
     pub apic: u32,
     /// Unused, 0.
     pub reserved: u32,
+    /// Address of the [`crate::device::DeviceTable`], read-only; 0: the
+    /// partition has no device.
+    pub devices_gpa: u64,
+    /// Address of the table of channels, read-only; 0: it has none.
+    pub channels_gpa: u64,
     /// The partition's name, UTF-8.
     pub name: [u8; 32],
     /// The argument string of the manifest, UTF-8.
