@@ -69,7 +69,7 @@ pub use program::build_program;
 pub use running::Running;
 pub use system::{System, bare, bare_with, system, system_file};
 pub use xtask::report::{self, Report};
-pub use xtask::{Accel, Console, MachineKind, Outcome};
+pub use xtask::{Accel, Console, Iommu, MachineKind, Outcome};
 
 /// QEMU: AMD SVM by TCG, or nested KVM where the machine can.
 pub const QEMU: MachineKind = MachineKind::Qemu;

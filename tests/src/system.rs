@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
-use xtask::{Accel, MachineKind, Run};
+use xtask::{Accel, Iommu, MachineKind, Run};
 
 use crate::ended::Ended;
 use crate::running::Running;
@@ -32,6 +32,7 @@ enum What {
 enum Setting {
     Machine(MachineKind),
     Accel(Accel),
+    Iommu(Iommu),
     Cores(u32),
     Memory(u64),
     KernelModule(String),
@@ -96,6 +97,12 @@ impl System {
     #[must_use]
     pub fn accel(self, accel: Accel) -> Self {
         self.with(Setting::Accel(accel))
+    }
+
+    /// Puts an IOMMU into it: QEMU only. Default: none.
+    #[must_use]
+    pub fn iommu(self, iommu: Iommu) -> Self {
+        self.with(Setting::Iommu(iommu))
     }
 
     /// Cores of the machine. Default: as many as the system names, in QEMU at
@@ -252,6 +259,7 @@ fn apply(run: Run, setting: Setting) -> Run {
     match setting {
         Setting::Machine(machine) => run.machine(machine),
         Setting::Accel(accel) => run.accel(accel),
+        Setting::Iommu(iommu) => run.iommu(iommu),
         Setting::Cores(cores) => run.cpus(cores),
         Setting::Memory(bytes) => run.memory(bytes),
         Setting::KernelModule(name) => run.kernel_modules([name]),

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use super::child::{Child, Port};
 use super::witness::Witness;
-use super::{Accel, Clock, Setup};
+use super::{Accel, Clock, Iommu, Setup};
 use crate::kvm::{self, Choice};
 
 /// Starts QEMU with the image as its CD.
@@ -67,15 +67,25 @@ pub fn choice(asked: Accel) -> Result<Choice> {
 
 fn arguments(command: &mut Command, setup: &Setup<'_>, choice: &Choice, folder: &Path) {
     command.args(["-nodefaults", "-no-user-config", "-no-reboot"]);
+    // Interrupts are remapped by QEMU, not by a chip in the host's kernel.
+    let machine = match setup.iommu {
+        Some(_) => "q35,kernel-irqchip=off",
+        None => "q35",
+    };
     match choice {
-        Choice::Kvm(_) => command.args(["-M", "q35", "-accel", "kvm", "-cpu", "host"]),
+        Choice::Kvm(_) => command.args(["-M", machine, "-accel", "kvm", "-cpu", "host"]),
         Choice::Tcg(_) => {
             let accel = match setup.clock {
                 Clock::Host => "tcg,thread=multi",
                 Clock::Instructions => "tcg,thread=single",
             };
-            command.args(["-M", "q35", "-accel", accel, "-cpu", "max"])
+            command.args(["-M", machine, "-accel", accel, "-cpu", "max"])
         }
+    };
+    match setup.iommu {
+        Some(Iommu::Intel) => command.args(["-device", "intel-iommu,intremap=on"]),
+        Some(Iommu::Amd) => command.args(["-device", "amd-iommu,intremap=on"]),
+        None => command,
     };
     if setup.clock == Clock::Instructions {
         command.args(["-icount", "shift=0,sleep=off"]);

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::image::{self, Recipe};
 use crate::kvm::Choice;
-use crate::machine::{Accel, Clock, MachineKind, Setup, Testimony, qemu};
+use crate::machine::{Accel, Clock, Iommu, MachineKind, Setup, Testimony, qemu};
 use crate::report::{Fold, Report};
 use crate::symbols::Symbols;
 use crate::system::{SerialPorts, System};
@@ -37,6 +37,7 @@ pub struct Run {
     recipe: Recipe,
     machine: MachineKind,
     accel: Accel,
+    iommu: Option<Iommu>,
     clock: Clock,
     cpus: Option<u32>,
     memory: Option<u64>,
@@ -70,6 +71,7 @@ impl Run {
             recipe: Recipe::new(system),
             machine: MachineKind::Qemu,
             accel: Accel::Auto,
+            iommu: None,
             clock: Clock::Host,
             cpus: None,
             memory: None,
@@ -119,6 +121,13 @@ impl Run {
     #[must_use]
     pub fn accel(mut self, accel: Accel) -> Self {
         self.accel = accel;
+        self
+    }
+
+    /// Puts an IOMMU into it: QEMU only. Default: none.
+    #[must_use]
+    pub fn iommu(mut self, iommu: Iommu) -> Self {
+        self.iommu = Some(iommu);
         self
     }
 
@@ -279,6 +288,7 @@ impl Run {
             cpus,
             memory,
             accel: self.accel,
+            iommu: self.iommu,
             clock: self.clock,
             ports,
             witness: self.witness,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use xtask::kvm::{self, Choice};
-use xtask::{Accel, paths};
+use xtask::{Accel, Iommu, paths};
 
 use super::run_options::RunOptions;
 
@@ -15,6 +15,9 @@ pub(crate) struct Arguments {
     /// KVM where it can nest, or TCG with emulated AMD SVM
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
     accel: Accel,
+    /// Put an IOMMU into the machine
+    #[arg(long, value_enum)]
+    iommu: Option<Iommu>,
     #[command(flatten)]
     options: RunOptions,
 }
@@ -26,6 +29,13 @@ impl Arguments {
             Choice::Kvm(vendor) => eprintln!("QEMU with nested KVM ({vendor})"),
             Choice::Tcg(why) => eprintln!("QEMU with TCG: {why}"),
         }
-        self.options.boot(paths::demo(), |run| run.accel(accel))
+        let iommu = self.iommu;
+        self.options.boot(paths::demo(), |run| {
+            let run = run.accel(accel);
+            match iommu {
+                Some(iommu) => run.iommu(iommu),
+                None => run,
+            }
+        })
     }
 }
