@@ -62,11 +62,8 @@ pub(crate) fn ipis(bench: &Bench) -> Result<()> {
 /// The timer is named; what comes while the guest's RFLAGS.IF is 0 is caught
 /// when it comes, and the guest gets all of it later, once.
 pub(crate) fn masked(bench: &Bench) -> Result<()> {
-    // Bochs lets interrupts exit with RFLAGS.IF = 0 only once the guest has
-    // executed CLI; a processor always does (Intel SDM vol. 3, "External-
-    // interrupt exiting").
-    let args = "enter=debug cli timer=20 wait=1000000 send=0x90 cli send=0xa1 cli wait=1000000 \
-                interrupts=3 sti taken=3 cli interrupts=3 leave";
+    let args = "enter=debug cli timer=20 caught=1 send=0x90 caught=2 send=0xa1 caught=3 \
+                sti taken=3 cli interrupts=3 leave";
     let ended = bench
         .system(partitions([probe("masked", "[1]", args)]))
         .run_to_end()?

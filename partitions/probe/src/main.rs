@@ -14,6 +14,7 @@
 //! | `ipi=ID:VECTOR` | an interrupt to the core with APIC ID ID |
 //! | `inside=VECTOR` | the same as `send`, with a handler that does `busy=in-service-vector` |
 //! | `sti`, `cli` | interrupts on, off |
+//! | `caught=N` | with interrupts off: waits until N were caught since quiesce, by DEBUG |
 //! | `taken=N` | waits until the partition took N interrupts in all |
 //! | `exits=N`, `interrupts=N` | compares this core's counters since quiesce |
 //! | `dirty` | checks that memory is as after a start, then makes it otherwise |
@@ -46,7 +47,7 @@ const ERROR_VECTOR: u32 = 0x41;
 /// Register").
 const DIVIDE_BY_128: u32 = 0b1010;
 /// How long `taken` and `meet` wait, TSC cycles.
-const PATIENCE: u64 = 4_000_000_000;
+const PATIENCE: u64 = 20_000_000_000;
 
 /// What [`PRISTINE`] holds in the image.
 const MARK: u64 = 0x0123_4567_89ab_cdef;
@@ -119,6 +120,7 @@ impl Probe<'_> {
                 interrupts::disable();
                 true
             }
+            ("caught", Some(count)) => self.caught(count),
             ("taken", Some(count)) => self.taken(count),
             ("exits", Some(count)) => {
                 let got = self.partition.own_counters().since_quiesce.load(Relaxed);
@@ -211,6 +213,18 @@ impl Probe<'_> {
         let expected = BusySource::InService.to_return().unsigned_abs();
         self.compare("interrupts taken", u64::from(taken), 1);
         self.compare("error in a handler", INSIDE.load(Relaxed) >> 1, expected)
+    }
+
+    fn caught(&mut self, count: u64) -> bool {
+        let caught = &self.partition.own_counters().interrupts_since_quiesce;
+        wait_until(|| {
+            // Bochs lets interrupts exit with RFLAGS.IF = 0 only once the guest
+            // has executed CLI; a processor always does (Intel SDM vol. 3,
+            // "External-interrupt exiting").
+            interrupts::disable();
+            caught.load(Relaxed) >= count
+        });
+        self.compare("interrupts caught", caught.load(Relaxed), count)
     }
 
     fn taken(&mut self, count: u64) -> bool {
