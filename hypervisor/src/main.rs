@@ -21,7 +21,7 @@ mod trace;
 mod virt;
 mod watch;
 
-use crate::arch::apic;
+use crate::arch::{apic, provoke};
 use crate::boot::acpi::Firmware;
 use crate::boot::info::{BootInfo, Complaint};
 use crate::boot::{boot_core, smp};
@@ -52,6 +52,7 @@ fn bring_up<V: Vendor>(info: &BootInfo) -> ! {
     let system = setup::or_stop(setup::system::<V>(info, manifest, firmware, &mut memory));
     routes::find(system);
     report::boot(V::NAME, system.cores);
+    provoke::on_request(&info.command_line);
     smp::release(run::enter::<V>, system);
     run::enter::<V>(system, boot_core())
 }

@@ -9,6 +9,7 @@ mod dataplane;
 mod debug;
 mod demo;
 mod ends;
+mod fault;
 mod hostile;
 mod hostile_root;
 mod linux;
@@ -105,6 +106,7 @@ const CASES: &[Case] = &[
     light("outside-witness-sees-none", witness::sees_none),
     light("outside-witness-exit-for-exit", witness::exit_for_exit),
     light("program-of-another-repository", own::repository),
+    light("hypervisor-faults", fault::dumped),
     light("bad-manifest-blob", manifests::broken_blob),
     light("forged-manifest-blob", manifests::forged_blob),
     light("bad-manifest-for-machine", manifests::machine),

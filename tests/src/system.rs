@@ -39,6 +39,7 @@ enum Setting {
     LinuxFile(String, u32, Vec<u8>),
     WithoutModule(String),
     ManifestBlob(Vec<u8>),
+    HypervisorWords(String),
     MachineArgument(String),
     Witness,
 }
@@ -158,6 +159,13 @@ impl System {
         self.with(Setting::ManifestBlob(bytes))
     }
 
+    /// Adds words to the hypervisor's own command line, such as
+    /// `fault=stack` (`hypervisor/src/arch/provoke.rs`).
+    #[must_use]
+    pub fn hypervisor_words(self, words: &str) -> Self {
+        self.with(Setting::HypervisorWords(words.into()))
+    }
+
     /// Adds a command line argument of QEMU, or a line of Bochs' bochsrc.
     #[must_use]
     pub fn machine_argument(self, argument: &str) -> Self {
@@ -266,6 +274,7 @@ fn apply(run: Run, setting: Setting) -> Run {
         Setting::LinuxFile(path, mode, content) => run.linux_file(&path, mode, &content),
         Setting::WithoutModule(name) => run.without_module(&name),
         Setting::ManifestBlob(bytes) => run.manifest_blob(bytes),
+        Setting::HypervisorWords(words) => run.hypervisor_words(&words),
         Setting::MachineArgument(argument) => run.machine_argument(argument),
         Setting::Witness => run.witness(true),
     }

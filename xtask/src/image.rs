@@ -31,6 +31,8 @@ pub struct Recipe {
     /// Bytes instead of the compiled manifest: to test what the hypervisor
     /// says.
     pub manifest_blob: Option<Vec<u8>>,
+    /// Words for the hypervisor's own command line.
+    pub hypervisor_words: String,
 }
 
 impl Recipe {
@@ -44,6 +46,7 @@ impl Recipe {
             files: Vec::new(),
             omit: None,
             manifest_blob: None,
+            hypervisor_words: String::new(),
         }
     }
 }
@@ -114,7 +117,8 @@ fn stage_cloister(recipe: &Recipe, stage: &Path, image: &mut Image) -> Result<St
     image.hypervisor = Some(hypervisor);
 
     let console = manifest.hypervisor.console.name();
-    let mut config = format!("multiboot2 /boot/cloister console={console}\n");
+    let words = &recipe.hypervisor_words;
+    let mut config = format!("multiboot2 /boot/cloister console={console} {words}\n");
     let blob = match &recipe.manifest_blob {
         Some(bytes) => bytes.clone(),
         None => cloister_manifest::encode(manifest),

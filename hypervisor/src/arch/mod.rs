@@ -12,6 +12,7 @@ pub(crate) mod paging;
 pub(crate) mod passthrough;
 pub(crate) mod pci;
 pub(crate) mod percpu;
+pub(crate) mod provoke;
 pub(crate) mod routes;
 pub(crate) mod tables;
 pub(crate) mod uart;

@@ -201,6 +201,13 @@ impl Run {
         self
     }
 
+    /// Adds words to the hypervisor's own command line, which has `console=`.
+    #[must_use]
+    pub fn hypervisor_words(mut self, words: &str) -> Self {
+        words.clone_into(&mut self.recipe.hypervisor_words);
+        self
+    }
+
     /// Adds a command line argument of QEMU, or a line of Bochs' bochsrc.
     #[must_use]
     pub fn machine_argument(mut self, argument: impl Into<String>) -> Self {
