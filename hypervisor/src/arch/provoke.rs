@@ -20,7 +20,7 @@ pub(crate) fn on_request(command_line: &str) {
         }
         Some("panic") => panic!("fault=panic was asked for"),
         Some(other) => {
-            log::warn!("fault={other} means nothing: write-code, run-data, stack or panic do")
+            log::warn!("fault={other} means nothing: write-code, run-data, stack or panic do");
         }
     }
 }
