@@ -258,21 +258,22 @@ fn interrupters(number: usize) {
     let Some(watch) = cores::core(number).watch() else {
         return;
     };
-    let others = watch.sources(|source, count, tsc, rip| {
+    for (_, source, entry) in watch.table.sources() {
         let frames = source.trail.iter().take_while(|&&address| address != 0);
         console::lock().record(&Record::Interrupter(record::Interrupter {
             core: small(number),
             vector: source.vector,
             kind: source.kind.name(),
-            origin: watch::origin(source).as_str(),
+            origin: watch::origin(&source).as_str(),
             sender: source.sender,
-            count,
-            tsc,
-            rip,
+            count: entry.count.load(Ordering::Relaxed),
+            tsc: entry.tsc.load(Ordering::Relaxed),
+            rip: entry.rip.load(Ordering::Relaxed),
             frames: small(frames.count()),
             backtrace: source.trail,
         }));
-    });
+    }
+    let others = watch.table.others.load(Ordering::Relaxed);
     if others > 0 {
         console::lock().record(&Record::Interrupter(record::Interrupter {
             core: small(number),

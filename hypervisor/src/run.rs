@@ -32,10 +32,11 @@ pub(crate) struct Core<V: Vendor> {
     pub(crate) cpuid: &'static CpuidCache,
     /// Flags in force.
     pub(crate) dataplane: Dataplane,
-    /// Those that the program asked for: the operator may impose DEBUG.
+    /// Those that the program asked for: the operator may impose DEBUG, on
+    /// Linux's cores as well.
     pub(crate) asked: Dataplane,
-    /// QUIESCE (which STRICT and DEBUG imply) is in force, or Linux is watched:
-    /// the one test that every exit pays for them.
+    /// QUIESCE (which STRICT implies) or DEBUG is in force: the one test that
+    /// every exit pays for them.
     pub(crate) watched: bool,
     /// The last interrupt that exited, and who sent it.
     pub(crate) last_source: Source,
@@ -99,7 +100,6 @@ fn build<V: Vendor>(
     }
     let shared = cores::core(number);
     let counters = shared.counters().ok_or_else(|| say(&"no counters"))?;
-    let watched = system.is_watched(number);
     let cpuid = exit::cpuid::cache(system, guest, partition).map_err(|error| say(&error))?;
     let mut core = Core {
         vcpu,
@@ -112,12 +112,22 @@ fn build<V: Vendor>(
         cpuid,
         dataplane: Dataplane::empty(),
         asked: Dataplane::empty(),
-        watched,
+        watched: false,
         last_source: Source::default(),
         refusals: Cell::new(report::REFUSALS),
         start_up_next: false,
     };
-    core.expose_interrupts(watched);
+    if system
+        .manifest
+        .linux
+        .as_ref()
+        .is_some_and(|linux| linux.debug.contains(number))
+        && let Some(watch) = shared.watch()
+    {
+        watch.set_until(u64::MAX);
+    }
+    core.expose_interrupts(false);
+    core.set_flags(Dataplane::empty());
     core.vcpu
         .control_words(&mut |name, value| report::control(number, name, value));
     Ok(core)
@@ -221,6 +231,9 @@ impl<V: Vendor> Core<V> {
             self.account_quiet(reason);
         }
         trace::record(self, reason, &exit, rip, tsc, cycles);
+        if self.partition.is_none() && !self.debug_imposed() {
+            self.set_flags(self.asked);
+        }
         next
     }
 
@@ -254,6 +267,7 @@ impl<V: Vendor> Core<V> {
         extended::reset();
         if let Start::Sipi(vector) = start {
             self.vcpu.reset_sipi(vector);
+            self.set_flags(Dataplane::empty());
             return true;
         }
         let entry = match self.partition {
@@ -321,8 +335,7 @@ impl<V: Vendor> Core<V> {
     /// Puts `flags` in force, and DEBUG if the operator imposes it.
     pub(crate) fn set_flags(&mut self, flags: Dataplane) {
         self.asked = flags;
-        let imposed = self.partition.is_some_and(Partition::debug_imposed);
-        let flags = if imposed {
+        let flags = if self.debug_imposed() {
             flags | Dataplane::DEBUG
         } else {
             flags
@@ -332,10 +345,21 @@ impl<V: Vendor> Core<V> {
             self.expose_interrupts(debug);
         }
         self.dataplane = flags;
-        self.watched = flags.contains(Dataplane::QUIESCE) || self.system.is_watched(self.number);
+        self.watched = flags.intersects(Dataplane::QUIESCE | Dataplane::DEBUG);
         self.counters
             .dataplane
             .store(flags.bits(), Ordering::Relaxed);
+    }
+
+    /// Whether the operator imposes DEBUG now.
+    fn debug_imposed(&self) -> bool {
+        match self.partition {
+            Some(partition) => partition.debug_imposed(),
+            None => {
+                let watch = self.shared.watch();
+                watch.is_some_and(|watch| watch.is_due(cpu::tsc()))
+            }
+        }
     }
 
     /// The operator has changed what is imposed.
@@ -355,6 +379,9 @@ impl<V: Vendor> Core<V> {
     /// guest.
     fn expose_interrupts(&mut self, on: bool) {
         if let Some(watch) = self.shared.watch() {
+            if on && self.partition.is_none() {
+                watch.table.clear(cpu::tsc());
+            }
             watch.set_on(on);
         }
         self.vcpu.set_interrupt_exiting(on);

@@ -36,14 +36,6 @@ impl<V: Vendor> System<V> {
             .find(|partition| partition.config.cpus.contains(number))
     }
 
-    /// Whether the manifest asks for every exit of this Linux core.
-    pub(crate) fn is_watched(&self, number: usize) -> bool {
-        self.manifest
-            .linux
-            .as_ref()
-            .is_some_and(|linux| linux.debug.contains(number))
-    }
-
     /// What to call the owner of core `number` in records.
     pub(crate) fn owner_name(&self, number: usize) -> &str {
         match self.partition_of(number) {

@@ -1,4 +1,4 @@
-//! Traces of exits, into each core's ring, while DEBUG or `linux.debug` is on.
+//! Traces of exits, into each core's ring, while DEBUG is on.
 
 use core::fmt::Write as _;
 
@@ -21,7 +21,7 @@ pub(crate) fn record<V: Vendor>(
     tsc: u64,
     cycles: u64,
 ) {
-    if !core.dataplane.contains(Dataplane::DEBUG) && !core.system.is_watched(core.number) {
+    if !core.dataplane.contains(Dataplane::DEBUG) {
         return;
     }
     let Some(ring) = core.shared.trace() else {

@@ -2,9 +2,11 @@
 //! `linux.debug`), those who send it an IPI leave word of it, each interrupt
 //! is attributed to its source, and a table says how often each source came.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 use cloister_abi::BACKTRACE_FRAMES;
+use cloister_abi::interrupts::InterruptTable;
+pub(crate) use cloister_abi::interrupts::Source;
 use cloister_abi::trace::InterruptKind;
 
 use crate::arch::apic::{self, Register};
@@ -17,28 +19,19 @@ use crate::virt::{Vcpu, Vendor};
 /// Vector under which NMIs are noted.
 pub(crate) const NMI: u8 = 2;
 
-/// Sources that are told apart for one core; all others are counted together.
-const SOURCES: usize = 128;
-/// Places among them for sources whose callers found no place: they are told
-/// apart without them.
-const COARSE: usize = 40;
-/// Return addresses of a sender by which sources are told apart.
-const CALLERS: usize = 6;
-
 /// One core's part. Zero is empty.
 #[repr(C, align(4096))]
 pub(crate) struct Watch {
-    /// Its interrupts exit.
-    on: AtomicBool,
+    /// What interrupted it, and whether its interrupts exit. The core alone
+    /// writes it; Linux may read it.
+    pub(crate) table: InterruptTable,
+    /// TSC until which Linux's core is to be watched.
+    until: AtomicU64,
     /// By vector: the IPI that was sent to this core last ([`Note`]). Others
     /// write it.
     sent: [AtomicU64; 256],
     /// The last IPI that this core sent to a watched one.
     trail: Trail,
-    /// What interrupted it. The core alone writes it.
-    sources: [Entry; SOURCES],
-    /// How many found no place there.
-    others: AtomicU64,
 }
 
 /// Where a core was when it sent an IPI. The core alone writes it; readers
@@ -48,32 +41,6 @@ struct Trail {
     /// Receiver << 8 | vector.
     to: AtomicU64,
     frames: [AtomicU64; BACKTRACE_FRAMES],
-}
-
-/// One source.
-struct Entry {
-    /// Hash of what tells sources apart; 0: free.
-    key: AtomicU64,
-    /// Vector, kind << 8, core that sent it plus one << 16.
-    what: AtomicU32,
-    detail: AtomicU32,
-    count: AtomicU64,
-    tsc: AtomicU64,
-    rip: AtomicU64,
-    frames: [AtomicU64; BACKTRACE_FRAMES],
-}
-
-/// An interrupt and its source.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Source {
-    pub(crate) vector: u8,
-    pub(crate) kind: InterruptKind,
-    /// PCI function, or global system interrupt.
-    pub(crate) detail: u32,
-    /// The core that sent it.
-    pub(crate) sender: Option<u32>,
-    /// Its return addresses at that moment, innermost first; then zeros.
-    pub(crate) trail: [u64; BACKTRACE_FRAMES],
 }
 
 /// What a sender leaves: its core and RIP, packed into one word so that it is
@@ -107,88 +74,22 @@ const _: () = assert!(cloister_abi::MAX_CORES <= 64);
 impl Watch {
     /// Whether this core's interrupts exit.
     pub(crate) fn is_on(&self) -> bool {
-        self.on.load(Ordering::Relaxed)
+        self.table.watching.load(Ordering::Relaxed) != 0
     }
 
     /// The core says whether they do.
     pub(crate) fn set_on(&self, on: bool) {
-        self.on.store(on, Ordering::Relaxed);
+        self.table.watching.store(u64::from(on), Ordering::Release);
     }
 
-    /// Counts an interrupt of the guest that stood at `rip`.
-    fn add(&self, source: &Source, tsc: u64, rip: u64) {
-        let coarse = Source {
-            trail: [0; BACKTRACE_FRAMES],
-            ..*source
-        };
-        let place = |source: &Source, places: usize| {
-            let key = source.key();
-            let entry = self.sources.iter().take(places).find(|entry| {
-                let known = entry.key.load(Ordering::Relaxed);
-                known == key || known == 0
-            })?;
-            entry.key.store(key, Ordering::Relaxed);
-            Some((entry, source.trail))
-        };
-        let found = place(source, SOURCES - COARSE).or_else(|| place(&coarse, SOURCES));
-        let Some((entry, trail)) = found else {
-            self.others.fetch_add(1, Ordering::Relaxed);
-            return;
-        };
-        let sender = source.sender.map_or(0, |sender| sender + 1);
-        let what = u32::from(source.vector) | (source.kind as u32) << 8 | sender << 16;
-        entry.what.store(what, Ordering::Relaxed);
-        entry.detail.store(source.detail, Ordering::Relaxed);
-        entry.tsc.store(tsc, Ordering::Relaxed);
-        entry.rip.store(rip, Ordering::Relaxed);
-        for (to, from) in entry.frames.iter().zip(trail) {
-            to.store(from, Ordering::Relaxed);
-        }
-        entry.count.fetch_add(1, Ordering::Release);
+    /// Whether Linux's core is to be watched at `tsc`.
+    pub(crate) fn is_due(&self, tsc: u64) -> bool {
+        tsc < self.until.load(Ordering::Relaxed)
     }
 
-    /// Gives every source, how often it came, and TSC and guest RIP at the last
-    /// time to `sink`. Returns how many came from sources beyond the table.
-    pub(crate) fn sources(&self, mut sink: impl FnMut(&Source, u64, u64, u64)) -> u64 {
-        for entry in &self.sources {
-            let count = entry.count.load(Ordering::Acquire);
-            if count == 0 {
-                continue;
-            }
-            let [vector, kind, sender, _] = entry.what.load(Ordering::Relaxed).to_le_bytes();
-            let mut source = Source {
-                vector,
-                kind: InterruptKind::from_code(kind),
-                detail: entry.detail.load(Ordering::Relaxed),
-                sender: u32::from(sender).checked_sub(1),
-                trail: [0; BACKTRACE_FRAMES],
-            };
-            for (to, from) in source.trail.iter_mut().zip(&entry.frames) {
-                *to = from.load(Ordering::Relaxed);
-            }
-            let tsc = entry.tsc.load(Ordering::Relaxed);
-            sink(&source, count, tsc, entry.rip.load(Ordering::Relaxed));
-        }
-        self.others.load(Ordering::Relaxed)
-    }
-}
-
-impl Source {
-    /// What tells sources apart: all but the moment. Never 0. (FNV-1a.)
-    fn key(&self) -> u64 {
-        const PRIME: u64 = 0x0100_0000_01b3;
-        const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
-        let sender = self.sender.map_or(0, |sender| u64::from(sender) + 1);
-        let what = u64::from(self.vector) | (self.kind as u64) << 8 | sender << 16;
-        let words = [what, u64::from(self.detail)];
-        words
-            .iter()
-            .chain(self.trail.iter().take(CALLERS))
-            .flat_map(|word| word.to_le_bytes())
-            .fold(BASIS, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(PRIME)
-            })
-            .max(1)
+    /// Linux's core is to be watched until `tsc`; [`u64::MAX`] is for good.
+    pub(crate) fn set_until(&self, tsc: u64) {
+        self.until.store(tsc, Ordering::SeqCst);
     }
 }
 
@@ -250,7 +151,7 @@ fn trail_of(sender: u32, to: usize, vector: u8, rip: u64) -> [u64; BACKTRACE_FRA
 pub(crate) fn attribute<V: Vendor>(core: &Core<V>, vector: u8, tsc: u64) -> Source {
     let source = find(core, vector);
     if let Some(watch) = core.shared.watch() {
-        watch.add(&source, tsc, core.vcpu.rip());
+        watch.table.add(&source, tsc, core.vcpu.rip());
     }
     source
 }

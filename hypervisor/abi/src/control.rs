@@ -17,6 +17,7 @@
 
 use core::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64};
 
+use crate::interrupts::InterruptTable;
 use crate::shared::ConsoleRing;
 use crate::trace::TraceRing;
 use crate::{BACKTRACE_FRAMES, CoreCounters, MAX_CORES, MAX_PARTITIONS};
@@ -35,7 +36,7 @@ pub const CONTROL_BYTES: u32 = 4096;
 /// Bytes of BAR 4.
 pub const TRANSFER_BYTES: u32 = 1 << 20;
 /// Bytes of BAR 2.
-pub const STATISTICS_BYTES: u32 = 2 << 20;
+pub const STATISTICS_BYTES: u32 = 4 << 20;
 
 /// Value of [`ControlPage::magic`].
 pub const CONTROL_MAGIC: u64 = u64::from_le_bytes(*b"clstrctl");
@@ -65,7 +66,8 @@ pub struct ControlPage {
     pub last: AtomicU64,
     /// What came of it: 0, or a [`CallError`].
     pub result: AtomicI64,
-    /// Stores refused so far: not the doorbell, not eight bytes, or no call.
+    /// Malformed stores refused so far: not the doorbell, not eight bytes, no
+    /// such operation, partition, core or argument.
     pub refused: AtomicU64,
     /// Bytes of `message` in use.
     pub message_length: AtomicU64,
@@ -95,7 +97,16 @@ pub enum Operation {
     Load = 4,
     /// Imposes DEBUG on its cores (argument 1) or no longer (0).
     Debug = 5,
+    /// Watches one of Linux's cores, whose number stands in the partition's
+    /// place: its interrupts and its other exits are traced for the next
+    /// argument << [`WATCH_SHIFT`] TSC cycles, or no longer (0). It ends by
+    /// itself, whatever becomes of the caller. A core that the manifest
+    /// watches (`linux.debug`) stays watched.
+    Watch = 6,
 }
+
+/// Unit of the argument of [`Operation::Watch`]: 2^20 TSC cycles.
+pub const WATCH_SHIFT: u32 = 20;
 
 /// One call: a single 64-bit store.
 ///
@@ -105,7 +116,8 @@ pub enum Operation {
 pub struct Call {
     /// What is to be done.
     pub operation: Operation,
-    /// Index of the partition in the status table.
+    /// Index of the partition in the status table; of [`Operation::Watch`], the
+    /// number of the core.
     pub partition: u8,
     /// Whatever the caller wants: [`ControlPage::last`] shows it.
     pub tag: u16,
@@ -133,6 +145,7 @@ impl Call {
             3 => Operation::Restart,
             4 => Operation::Load,
             5 => Operation::Debug,
+            6 => Operation::Watch,
             _ => return None,
         };
         Some(Self {
@@ -150,7 +163,7 @@ impl Call {
 pub enum CallError {
     /// No such operation.
     UnknownCall = -1,
-    /// No partition has that index.
+    /// No partition has that index, or the core is none of Linux's.
     NoPartition = -2,
     /// The argument means nothing for this operation.
     InvalidArgument = -3,
@@ -198,7 +211,7 @@ pub const TRANSFER_IMAGE: u32 = 4096;
 /// Longest image, bytes.
 pub const MAX_IMAGE: u32 = TRANSFER_BYTES - TRANSFER_IMAGE;
 
-/// First page of BAR 2. Written once, at boot.
+/// First page of BAR 2. All but `memory_left` is written once, at boot.
 #[derive(Debug)]
 #[repr(C, align(4096))]
 pub struct StatisticsHeader {
@@ -224,6 +237,13 @@ pub struct StatisticsHeader {
     pub consoles: AtomicU32,
     /// Offset of the first core's [`TraceRing`].
     pub traces: AtomicU32,
+    /// Offset of the first core's [`InterruptTable`].
+    pub interrupts: AtomicU32,
+    /// Zero.
+    pub reserved: AtomicU32,
+    /// Bytes of `hypervisor.memory` that have not been handed out. What is
+    /// handed out is never given back, so this only falls.
+    pub memory_left: AtomicU64,
 }
 
 const _: () = assert!(size_of::<StatisticsHeader>() == 4096);
@@ -237,8 +257,11 @@ pub const CONSOLES_OFFSET: u32 = COUNTERS_OFFSET + bytes::<CoreCounters>(MAX_COR
 /// Offset of the cores' trace rings in BAR 2.
 pub const TRACES_OFFSET: u32 = CONSOLES_OFFSET + bytes::<ConsoleRing>(MAX_PARTITIONS);
 
-const _: () = assert!(TRACES_OFFSET + bytes::<TraceRing>(MAX_CORES) <= STATISTICS_BYTES);
-const _: () = assert!(TRACES_OFFSET.is_multiple_of(4096));
+/// Offset of the cores' tables of interrupts in BAR 2.
+pub const INTERRUPTS_OFFSET: u32 = TRACES_OFFSET + bytes::<TraceRing>(MAX_CORES);
+
+const _: () = assert!(INTERRUPTS_OFFSET + bytes::<InterruptTable>(MAX_CORES) <= STATISTICS_BYTES);
+const _: () = assert!(INTERRUPTS_OFFSET.is_multiple_of(4096));
 
 #[expect(
     clippy::cast_possible_truncation,
@@ -314,6 +337,7 @@ mod tests {
             Operation::Restart,
             Operation::Load,
             Operation::Debug,
+            Operation::Watch,
         ] {
             let call = Call {
                 operation,
@@ -324,6 +348,6 @@ mod tests {
             assert_eq!(Call::decode(call.encode()), Some(call));
         }
         assert_eq!(Call::decode(0), None);
-        assert_eq!(Call::decode(6), None);
+        assert_eq!(Call::decode(7), None);
     }
 }

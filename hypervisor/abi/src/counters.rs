@@ -49,6 +49,8 @@ pub struct CoreCounters {
     pub quiesce_tsc: AtomicU64,
     /// How often this core became quiet.
     pub quiesce_count: AtomicU64,
+    /// Hypercalls from user mode, each of which was refused with #UD.
+    pub user_hypercalls: AtomicU64,
     /// By reason; indexed by `Reason as usize`.
     pub reasons: [ReasonCounter; reason::COUNT],
 }
@@ -69,6 +71,7 @@ impl CoreCounters {
             last_dataplane: AtomicU64::new(0),
             quiesce_tsc: AtomicU64::new(0),
             quiesce_count: AtomicU64::new(0),
+            user_hypercalls: AtomicU64::new(0),
             reasons: core::array::from_fn(|_| ReasonCounter::default()),
         }
     }

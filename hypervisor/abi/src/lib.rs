@@ -13,6 +13,7 @@ pub mod counters;
 pub mod dataplane;
 pub mod device;
 pub mod hypercall;
+pub mod interrupts;
 pub mod reason;
 #[cfg(feature = "serde")]
 pub mod record;
@@ -41,4 +42,4 @@ pub const CPUID_SIGNATURE: [u8; 12] = *b"CloisterHv\0\0";
 /// returns in EAX the ABI version, [`VERSION`].
 pub const CPUID_MAX_LEAF: u32 = 0x4000_0001;
 /// Version of everything in this crate. Bumped when a layout changes.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;

@@ -1,8 +1,10 @@
 //! Physical memory that the hypervisor owns. It is identity-mapped: an address
 //! is its own pointer.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use cloister_core::memory::Range;
-use spin::Mutex;
+use spin::{Mutex, Once};
 
 /// Bytes of a page.
 pub(crate) const PAGE: u64 = 4096;
@@ -11,6 +13,8 @@ pub(crate) const PAGE: u64 = 4096;
 /// hypervisor allocates, it allocates while it starts.
 pub(crate) struct FramePool {
     free: Mutex<Range>,
+    /// Where others read how much is left.
+    shown: Once<&'static AtomicU64>,
 }
 
 /// A run of zeroed pages that belongs to whoever holds this.
@@ -29,12 +33,20 @@ impl FramePool {
     pub(crate) const unsafe fn new(range: Range) -> Self {
         Self {
             free: Mutex::new(range),
+            shown: Once::new(),
         }
     }
 
     /// Bytes that have not been handed out.
     pub(crate) fn left(&self) -> u64 {
         self.free.lock().len()
+    }
+
+    /// Keeps `place` at [`Self::left`] from now on.
+    pub(crate) fn show_left(&self, place: &'static AtomicU64) {
+        let free = self.free.lock();
+        self.shown.call_once(|| place);
+        place.store(free.len(), Ordering::Relaxed);
     }
 
     /// One zeroed page; `None` when the pool is empty.
@@ -52,6 +64,9 @@ impl FramePool {
             return None;
         }
         free.start = end;
+        if let Some(shown) = self.shown.get() {
+            shown.store(free.len(), Ordering::Relaxed);
+        }
         drop(free);
         let bytes = usize::try_from(count * PAGE).ok()?;
         // SAFETY: the pool owns [start, end), which nobody has been given yet.

@@ -6,14 +6,17 @@ use core::sync::atomic::Ordering;
 
 use cloister_abi::Reason;
 use cloister_abi::control::{
-    Call, CallError, DOORBELL, MAX_IMAGE, Operation, TRANSFER_IMAGE, TRANSFER_MAGIC, TransferHeader,
+    Call, CallError, DOORBELL, MAX_IMAGE, Operation, TRANSFER_IMAGE, TRANSFER_MAGIC,
+    TransferHeader, WATCH_SHIFT,
 };
 use cloister_core::decode;
 use cloister_core::elf::Program;
 use crc::{CRC_32_ISO_HDLC, Crc, Table};
 
+use crate::arch::cpu;
 use crate::arch::memory::PAGE;
 use crate::control::{Control, State};
+use crate::cores::{self, Request};
 use crate::exit::{Next, apic};
 use crate::partition::{Image, Partition, operator};
 use crate::report;
@@ -80,9 +83,9 @@ pub(crate) fn memory_write<V: Vendor>(core: &mut Core<V>, gpa: u64) -> Option<Ne
 fn ring<V: Vendor>(control: &Control, core: &Core<V>, value: u64) {
     let mut state = control.state.lock();
     let outcome = match Call::decode(value) {
+        Some(call) if call.operation == Operation::Watch => watch(core, call),
         Some(call) => serve(control, &mut state, core, call),
         None => {
-            control.page.refused.fetch_add(1, Ordering::Relaxed);
             let operation = value & 0xff;
             Err(fail(
                 CallError::UnknownCall,
@@ -90,11 +93,19 @@ fn ring<V: Vendor>(control: &Control, core: &Core<V>, value: u64) {
             ))
         }
     };
+    let page = control.page;
     let (result, message) = match outcome {
         Ok(()) => (0, Message::new()),
-        Err((error, message)) => (error as i64, message),
+        Err((error, message)) => {
+            if matches!(
+                error,
+                CallError::UnknownCall | CallError::NoPartition | CallError::InvalidArgument
+            ) {
+                page.refused.fetch_add(1, Ordering::Relaxed);
+            }
+            (error as i64, message)
+        }
     };
-    let page = control.page;
     for (to, from) in page.message.iter().zip(message.as_bytes()) {
         to.store(*from, Ordering::Relaxed);
     }
@@ -135,6 +146,8 @@ fn serve<V: Vendor>(control: &Control, state: &mut State, core: &Core<V>, call: 
             operator::set_debug(partition, call.argument == 1);
             Ok(())
         }
+        // Not about a partition: `watch`.
+        Operation::Watch => Ok(()),
         Operation::Load => return self::load(control, state, core, partition, call.argument),
     };
     done.map_err(|why| {
@@ -143,6 +156,29 @@ fn serve<V: Vendor>(control: &Control, state: &mut State, core: &Core<V>, call: 
             format_args!("partition \"{}\" {why}", partition.name()),
         )
     })
+}
+
+/// Watches one of Linux's cores for a while, or no longer.
+fn watch<V: Vendor>(core: &Core<V>, call: Call) -> Outcome {
+    let number = usize::from(call.partition);
+    let watch = cores::core(number)
+        .watch()
+        .filter(|_| core.guest.cpus.contains(number));
+    let Some(watch) = watch else {
+        return Err(fail(
+            CallError::NoPartition,
+            format_args!("core {number} is none of Linux's"),
+        ));
+    };
+    let for_good = watch.is_due(u64::MAX - 1);
+    if !for_good {
+        let cycles = u64::from(call.argument) << WATCH_SHIFT;
+        watch.set_until(cpu::tsc().saturating_add(cycles));
+    }
+    if watch.is_on() != (call.argument != 0) {
+        cores::core(number).ask(Request::Flags);
+    }
+    Ok(())
 }
 
 /// Replaces the partition's image by the one in the transfer area, which Linux

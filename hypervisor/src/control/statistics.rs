@@ -4,9 +4,10 @@
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use cloister_abi::control::{
-    CONSOLES_OFFSET, COUNTERS_OFFSET, PartitionStatus, STATISTICS_BYTES, STATISTICS_MAGIC,
-    STATUS_OFFSET, StatisticsHeader, TRACES_OFFSET,
+    CONSOLES_OFFSET, COUNTERS_OFFSET, INTERRUPTS_OFFSET, PartitionStatus, STATISTICS_BYTES,
+    STATISTICS_MAGIC, STATUS_OFFSET, StatisticsHeader, TRACES_OFFSET,
 };
+use cloister_abi::interrupts::InterruptTable;
 use cloister_abi::shared::ConsoleRing;
 use cloister_abi::trace::TraceRing;
 use cloister_abi::{CoreCounters, MAX_PARTITIONS, VERSION};
@@ -57,12 +58,11 @@ impl Pages {
                 this.add(COUNTERS_OFFSET + index * size::<CoreCounters>(), counters);
             }
             if let Some(ring) = cores::core(core).trace() {
-                let offset = TRACES_OFFSET + index * size::<TraceRing>();
-                this.add_at(
-                    offset,
-                    core::ptr::from_ref(ring) as u64,
-                    size::<TraceRing>(),
-                );
+                this.add(TRACES_OFFSET + index * size::<TraceRing>(), ring);
+            }
+            if let Some(watch) = cores::core(core).watch() {
+                let offset = INTERRUPTS_OFFSET + index * size::<InterruptTable>();
+                this.add(offset, &watch.table);
             }
         }
         header.cores.store(small(number), Ordering::Relaxed);
@@ -70,6 +70,10 @@ impl Pages {
         header.counters.store(COUNTERS_OFFSET, Ordering::Relaxed);
         header.consoles.store(CONSOLES_OFFSET, Ordering::Relaxed);
         header.traces.store(TRACES_OFFSET, Ordering::Relaxed);
+        header
+            .interrupts
+            .store(INTERRUPTS_OFFSET, Ordering::Relaxed);
+        pool.show_left(&header.memory_left);
         header.version.store(VERSION, Ordering::Relaxed);
         header.magic.store(STATISTICS_MAGIC, Ordering::Relaxed);
         Some(this)
@@ -99,11 +103,8 @@ impl Pages {
     }
 
     fn add<T>(&mut self, offset: u32, thing: &'static T) {
-        self.add_at(offset, core::ptr::from_ref(thing) as u64, size::<T>());
-    }
-
-    fn add_at(&mut self, offset: u32, address: u64, bytes: u32) {
-        for page in 0..bytes.div_ceil(4096) {
+        let address = core::ptr::from_ref(thing) as u64;
+        for page in 0..size::<T>().div_ceil(4096) {
             let index = (offset / 4096 + page) as usize;
             if let Some(slot) = self.addresses.get_mut(index) {
                 debug_assert_eq!(*slot, self.nothing);

@@ -1,5 +1,7 @@
 //! Hypercalls: `cloister_abi::hypercall`.
 
+use core::sync::atomic::Ordering;
+
 use cloister_abi::hypercall::Error;
 use cloister_abi::{Hypercall, Reason};
 
@@ -34,6 +36,9 @@ pub(crate) fn serve<V: Vendor>(core: &mut Core<V>) -> Served {
 fn serve_other<V: Vendor>(core: &mut Core<V>) -> Served {
     const REASON: Reason = Reason::Hypercall;
     if core.vcpu.cpl() != 0 {
+        core.counters
+            .user_hypercalls
+            .fetch_add(1, Ordering::Relaxed);
         report::refused(core, REASON, format_args!("hypercall from user mode"));
         core.vcpu.inject(Event::UD);
         return Served::resume(REASON);
