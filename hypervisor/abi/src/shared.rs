@@ -48,7 +48,8 @@ pub struct PartitionInfo {
     pub allowed: u64,
     /// TSC frequency in Hz where CPUID or calibration tells, else 0.
     pub tsc_hz: u64,
-    /// 0: hypercalls by VMCALL (Intel). 1: by VMMCALL (AMD).
+    /// 0: hypercalls by VMCALL (Intel). 1: by VMMCALL (AMD). 2: there is no
+    /// hypervisor (see `partitions/bare`); a near CALL of `call` stands for it.
     pub vendor: u32,
     /// How often this partition was restarted.
     pub restarts: AtomicU32,
@@ -70,6 +71,10 @@ pub struct PartitionInfo {
     pub name: [u8; 32],
     /// The argument string of the manifest, UTF-8.
     pub args: [u8; MAX_ARGS],
+    /// Where there is no hypervisor: address of a function of the System V
+    /// ABI that takes number and arguments of a hypercall (RDI, RSI, RDX, RCX)
+    /// and returns what RAX would have. Else 0.
+    pub call: u64,
 }
 
 const _: () = assert!(size_of::<PartitionInfo>() == 4096);

@@ -13,22 +13,34 @@ use crate::start;
 /// an unknown one returns [`Error::UnknownCall`].
 pub fn hypercall(number: u64, a: u64, b: u64, c: u64) -> i64 {
     let result: i64;
-    if start::hypercall_is_vmmcall() {
+    match start::call_by() {
         // SAFETY: VMMCALL leaves to the hypervisor, which changes RAX alone
         // (cloister_abi::hypercall); no call has an address as an argument.
-        unsafe {
+        CallBy::Vmmcall => unsafe {
             asm!("vmmcall", inlateout("rax") number => result,
                  in("rdi") a, in("rsi") b, in("rdx") c, options(nostack));
-        }
-    } else {
+        },
         // SAFETY: as above, for Intel's VMCALL.
-        unsafe {
+        CallBy::Vmcall => unsafe {
             asm!("vmcall", inlateout("rax") number => result,
                  in("rdi") a, in("rsi") b, in("rdx") c, options(nostack));
-        }
+        },
+        CallBy::Near(function) => result = function(number, a, b, c),
     }
     result
 }
+
+/// How this machine's hypercalls are made.
+#[derive(Clone, Copy)]
+pub(crate) enum CallBy {
+    Vmcall,
+    Vmmcall,
+    /// There is no hypervisor: what started the program takes the call.
+    Near(NearCall),
+}
+
+/// Number and arguments; returns what RAX would have.
+pub(crate) type NearCall = extern "sysv64" fn(u64, u64, u64, u64) -> i64;
 
 /// Does nothing: the cost of the way in and out. Returns 0.
 pub fn null() -> i64 {

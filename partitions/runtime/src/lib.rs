@@ -84,17 +84,20 @@
 //! | built for another hypervisor | [`EXIT_VERSION`], after a message |
 //!
 //! Each ends its own core; the partition is finished when all have.
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(target_os = "none", no_std)]
 
 #[cfg(target_os = "none")]
 pub mod apic;
 pub mod args;
+pub mod dma;
 mod partition;
 
 #[cfg(target_os = "none")]
 pub mod console;
 #[cfg(target_os = "none")]
 pub mod cpu;
+#[cfg(target_os = "none")]
+pub mod device;
 #[cfg(target_os = "none")]
 mod fault;
 #[cfg(target_os = "none")]

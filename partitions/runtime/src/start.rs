@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use cloister_abi::shared::{ConsoleRing, INFO_MAGIC, PROGRAM_BASE, PartitionInfo, STACK_SIZE};
 use cloister_abi::{MAX_CORES, VERSION};
 
-use crate::hypercall::{exit, finish};
+use crate::hypercall::{CallBy, NearCall, exit, finish};
 use crate::{EXIT_PANIC, EXIT_VERSION, Partition, idt};
 
 unsafe extern "Rust" {
@@ -90,9 +90,27 @@ fn info() -> Option<&'static PartitionInfo> {
     unsafe { INFO.load(Ordering::Acquire).as_ref() }
 }
 
-/// Whether hypercalls are by VMMCALL (AMD).
+/// Whether the processor is AMD's: hypercalls are by VMMCALL.
 pub(crate) fn hypercall_is_vmmcall() -> bool {
     info().is_some_and(|info| info.vendor == 1)
+}
+
+/// How hypercalls are made.
+pub(crate) fn call_by() -> CallBy {
+    match info() {
+        Some(info) if info.vendor == 2 => {
+            // SAFETY: with this vendor, what started the program has put the
+            // address of such a function there (cloister_abi::shared).
+            CallBy::Near(unsafe { core::mem::transmute::<u64, NearCall>(info.call) })
+        }
+        Some(info) if info.vendor == 1 => CallBy::Vmmcall,
+        _ => CallBy::Vmcall,
+    }
+}
+
+/// Bytes of RAM.
+pub(crate) fn memory() -> u64 {
+    info().map_or(0, |info| info.memory)
 }
 
 /// The local APIC: 0 none, 1 in xAPIC mode, 2 in x2APIC mode.
