@@ -44,9 +44,23 @@ pub fn everything() -> Result<PathBuf> {
 /// program.
 pub fn hypervisor_with(names: &[&str]) -> Result<PathBuf> {
     const HYPERVISOR: &str = "hypervisor";
+    packages_with(HYPERVISOR, names)?;
+    Ok(release().join(HYPERVISOR))
+}
+
+/// The same for what stands in the hypervisor's place in a bare run.
+///
+/// # Errors
+/// As [`hypervisor_with`].
+pub fn bare_with(names: &[&str]) -> Result<PathBuf> {
+    packages_with("cloister-bare", names)?;
+    Ok(release().join("bare"))
+}
+
+fn packages_with(first: &str, names: &[&str]) -> Result<()> {
     static DONE: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let known = known_programs()?;
-    let mut packages = BTreeSet::from([HYPERVISOR.to_owned()]);
+    let mut packages = BTreeSet::from([first.to_owned()]);
     for name in names {
         let program = known
             .get(*name)
@@ -67,7 +81,7 @@ pub fn hypervisor_with(names: &[&str]) -> Result<PathBuf> {
         }
         done.extend(packages);
     }
-    Ok(release().join(HYPERVISOR))
+    Ok(())
 }
 
 /// Builds the operator's tool, statically linked, once per process.

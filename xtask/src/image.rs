@@ -33,6 +33,9 @@ pub struct Recipe {
     pub manifest_blob: Option<Vec<u8>>,
     /// Words for the hypervisor's own command line.
     pub hypervisor_words: String,
+    /// Starts the system's one program on the bare machine, without the
+    /// hypervisor: `partitions/bare`.
+    pub without_hypervisor: bool,
 }
 
 impl Recipe {
@@ -47,6 +50,7 @@ impl Recipe {
             omit: None,
             manifest_blob: None,
             hypervisor_words: String::new(),
+            without_hypervisor: false,
         }
     }
 }
@@ -112,9 +116,13 @@ fn stage_cloister(recipe: &Recipe, stage: &Path, image: &mut Image) -> Result<St
         sources.iter().any(|(_, wanted)| *wanted == source)
     });
     let names: Vec<&str> = own.map(|(name, _)| name.as_str()).collect();
-    let hypervisor = build::hypervisor_with(&names)?;
-    build::strip(&hypervisor, &stage.join("boot/cloister"))?;
-    image.hypervisor = Some(hypervisor);
+    let kernel = if recipe.without_hypervisor {
+        build::bare_with(&names)?
+    } else {
+        build::hypervisor_with(&names)?
+    };
+    build::strip(&kernel, &stage.join("boot/cloister"))?;
+    image.hypervisor = Some(kernel);
 
     let console = manifest.hypervisor.console.name();
     let words = &recipe.hypervisor_words;

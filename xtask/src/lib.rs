@@ -33,7 +33,7 @@ pub mod system;
 pub mod terminal;
 pub mod tools;
 
-pub use machine::{Accel, Clock, Iommu, MachineKind};
+pub use machine::{Accel, Clock, Iommu, MachineKind, Nic, NicModel};
 pub use report::{Outcome, Report};
 pub use run::{Console, Finished, Live, Run};
 pub use system::System;

@@ -11,7 +11,12 @@ const RULES: &[(&str, &[&str])] = &[
         "hypervisor",
         &["cloister-abi", "cloister-core", "cloister-manifest"],
     ),
+    (
+        "cloister-bare",
+        &["cloister-abi", "cloister-core", "cloister-manifest"],
+    ),
     ("cloister-runtime", &["cloister-abi"]),
+    ("cloister-net", &["cloister-runtime"]),
     ("guest-linux", &["cloister-abi", "cloister-manifest"]),
     (
         "xtask",
@@ -23,7 +28,7 @@ const RULES: &[(&str, &[&str])] = &[
     ),
 ];
 /// What a partition program may depend on.
-const PROGRAM: &[&str] = &["cloister-runtime"];
+const PROGRAM: &[&str] = &["cloister-runtime", "cloister-net"];
 /// What any other package may: one that a later part of the Linux side adds.
 const OTHER: &[&str] = &["cloister-abi", "cloister-manifest"];
 

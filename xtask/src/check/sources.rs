@@ -16,6 +16,8 @@ pub(super) const UNSAFE_FOLDERS: &[&str] = &[
     "hypervisor/src/boot",
     "hypervisor/src/iommu",
     "hypervisor/src/virt",
+    "partitions/bare",
+    "partitions/net/src",
     "partitions/runtime",
     // Does what it may not, which is what it is for.
     "partitions/hostile",

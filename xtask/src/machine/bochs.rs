@@ -10,9 +10,9 @@ use anyhow::{Context, Result, ensure};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
-use super::Setup;
 use super::child::{Child, Port};
 use super::witness::{Testimony, Witness, read_bochs};
+use super::{Setup, nic};
 
 /// Starts Bochs with the image as its CD.
 ///
@@ -22,6 +22,7 @@ pub fn start(setup: &Setup<'_>) -> Result<Child> {
     let work = tempfile::tempdir()?;
     let mut ends = Vec::new();
     let mut config = config(setup);
+    config.push_str(&nic::bochs(setup.nics)?);
     for (port, number) in [
         (Port::Linux, setup.ports.linux),
         (Port::Hypervisor, setup.ports.hypervisor),

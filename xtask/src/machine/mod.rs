@@ -3,6 +3,7 @@
 pub mod bochs;
 mod child;
 mod codes;
+mod nic;
 pub mod qemu;
 mod witness;
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 pub use child::{Child, Event, Port};
+pub use nic::{Nic, NicModel};
 pub use witness::{OutsideExit, Testimony};
 
 use crate::system::SerialPorts;
@@ -78,6 +80,8 @@ pub struct Setup<'a> {
     /// Whether the machine is to write down every VM exit; see
     /// [`Child::testimony`].
     pub witness: bool,
+    /// Network cards.
+    pub nics: &'a [Nic],
     /// Further command line arguments (QEMU) or lines of bochsrc (Bochs).
     pub extra: &'a [String],
 }

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use super::child::{Child, Port};
 use super::witness::Witness;
-use super::{Accel, Clock, Iommu, Setup};
+use super::{Accel, Clock, Iommu, Setup, nic};
 use crate::kvm::{self, Choice};
 
 /// Starts QEMU with the image as its CD.
@@ -112,6 +112,7 @@ fn arguments(command: &mut Command, setup: &Setup<'_>, choice: &Choice, folder: 
         command.args(["-d", "in_asm,tid", "-dfilter", "0x0+1"]);
         command.arg("-D").arg(folder.join("exits%d"));
     }
+    command.args(nic::qemu(setup.nics, setup.iommu.is_some()));
     command.args(setup.extra);
 }
 

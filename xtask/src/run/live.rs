@@ -346,7 +346,9 @@ impl Live {
         }
     }
 
-    fn tails(&self) -> String {
+    /// The last lines of each console so far, for messages.
+    #[must_use]
+    pub fn tails(&self) -> String {
         let mut text = String::new();
         for (name, console) in [
             ("linux", self.console(&Console::Linux)),

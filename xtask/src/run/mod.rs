@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::image::{self, Recipe};
 use crate::kvm::Choice;
-use crate::machine::{Accel, Clock, Iommu, MachineKind, Setup, Testimony, qemu};
+use crate::machine::{Accel, Clock, Iommu, MachineKind, Nic, Setup, Testimony, qemu};
 use crate::report::{Fold, Report};
 use crate::symbols::Symbols;
 use crate::system::{SerialPorts, System};
@@ -42,6 +42,7 @@ pub struct Run {
     cpus: Option<u32>,
     memory: Option<u64>,
     timeout: Option<Duration>,
+    nics: Vec<Nic>,
     machine_arguments: Vec<String>,
     witness: bool,
     symbols: Option<PathBuf>,
@@ -76,6 +77,7 @@ impl Run {
             cpus: None,
             memory: None,
             timeout: None,
+            nics: Vec::new(),
             machine_arguments: Vec::new(),
             witness: false,
             symbols: None,
@@ -208,6 +210,22 @@ impl Run {
         self
     }
 
+    /// Starts the system's one program on the bare machine, without the
+    /// hypervisor, for comparison: see `partitions/bare`.
+    #[must_use]
+    pub fn without_hypervisor(mut self) -> Self {
+        self.recipe.without_hypervisor = true;
+        self
+    }
+
+    /// Gives the machine a network card; the first in device 16 of bus 0 in
+    /// QEMU, in device 2 on Bochs.
+    #[must_use]
+    pub fn nic(mut self, nic: Nic) -> Self {
+        self.nics.push(nic);
+        self
+    }
+
     /// Adds a command line argument of QEMU, or a line of Bochs' bochsrc.
     #[must_use]
     pub fn machine_argument(mut self, argument: impl Into<String>) -> Self {
@@ -299,6 +317,7 @@ impl Run {
             clock: self.clock,
             ports,
             witness: self.witness,
+            nics: &self.nics,
             extra: &self.machine_arguments,
         })?;
         let timeout = self.timeout.unwrap_or(self.machine.patience());

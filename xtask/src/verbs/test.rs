@@ -23,6 +23,16 @@ pub(crate) struct Arguments {
 /// The package of the cases that boot machines.
 const MACHINE_CASES: &str = "cloister-tests";
 
+/// What is built for the bare machine, besides programs.
+const NO_STD: [&str; 4] = [
+    "hypervisor",
+    "cloister-bare",
+    "cloister-runtime",
+    "cloister-net",
+];
+/// Those of them that have nothing to test on the host, for they are images.
+const IMAGES: [&str; 2] = ["hypervisor", "cloister-bare"];
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Count {
     passed: u64,
@@ -44,7 +54,7 @@ impl Arguments {
         add(step("lints, host", &mut host)?);
         let mut libraries = cargo();
         libraries.args(["clippy", "--quiet", "--tests"]);
-        for package in no_std.iter().filter(|package| *package != "hypervisor") {
+        for package in no_std.iter().filter(|p| !IMAGES.contains(&p.as_str())) {
             libraries.args(["--package", package]);
         }
         libraries.args(["--", "-D", "warnings"]);
@@ -84,12 +94,10 @@ impl Arguments {
     }
 }
 
-/// What is built for the bare machine: the hypervisor, the runtime, the
-/// programs.
+/// What is built for the bare machine: the hypervisor, what stands in its
+/// place, the runtime, the drivers, the programs.
 fn no_std_packages() -> Result<Vec<String>> {
-    let is_no_std = |name: &str| {
-        ["hypervisor", "cloister-runtime"].contains(&name) || name.starts_with(PROGRAM_PREFIX)
-    };
+    let is_no_std = |name: &str| NO_STD.contains(&name) || name.starts_with(PROGRAM_PREFIX);
     Ok(metadata(true)?
         .packages
         .into_iter()
