@@ -14,6 +14,7 @@ mod hostile;
 mod hostile_root;
 mod linux;
 mod manifests;
+mod net;
 mod own;
 mod storm;
 mod strict;
@@ -66,6 +67,16 @@ const fn xsetbv(name: &'static str, run: fn(&Bench) -> Result<()>) -> Case {
 const fn endless(name: &'static str, run: fn(&Bench) -> Result<()>) -> Case {
     Case {
         on: On::Qemu("it has not been seen through to its end there: it takes too long"),
+        ..light(name, run)
+    }
+}
+
+/// Frames from the host.
+const fn cabled(name: &'static str, deadline: u64, run: fn(&Bench) -> Result<()>) -> Case {
+    Case {
+        on: On::Qemu("Bochs' network cards have no other end for the harness"),
+        load: Load::Heavy,
+        deadline,
         ..light(name, run)
     }
 }
@@ -124,6 +135,7 @@ const CASES: &[Case] = &[
         on: On::Qemu("its time passes too slowly for a window to end"),
         ..light("restart-window", debug::restart_window)
     },
+    cabled("l2fwd-bare", 120, net::bare),
     with_linux("demo", demo::demo),
     with_linux("debug-linux-core", debug::linux_core),
     with_linux("quiesce-route", debug::route),

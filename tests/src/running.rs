@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use xtask::machine::Event;
 use xtask::{Console, Live};
 
@@ -60,6 +60,18 @@ impl Running {
     /// Lets it run on for `milliseconds`, or until it ends.
     pub fn run_for(&mut self, milliseconds: u64) {
         self.live.run_for(Duration::from_millis(milliseconds));
+    }
+
+    /// What was done from outside, `result`; where that failed, with the last
+    /// lines of each console.
+    ///
+    /// # Errors
+    /// That of `result`.
+    pub fn explain<T>(&mut self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| {
+            self.run_for(500);
+            anyhow!("{error:#}\n{}", self.live.tails())
+        })
     }
 
     /// Waits for the end, at most until the system's deadline.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
-use xtask::{Accel, Iommu, MachineKind, Run};
+use xtask::{Accel, Clock, Iommu, MachineKind, Nic, Run};
 
 use crate::ended::Ended;
 use crate::running::Running;
@@ -33,6 +33,9 @@ enum Setting {
     Machine(MachineKind),
     Accel(Accel),
     Iommu(Iommu),
+    Clock(Clock),
+    Nic(Nic),
+    WithoutHypervisor,
     Cores(u32),
     Memory(u64),
     KernelModule(String),
@@ -133,6 +136,26 @@ impl System {
     pub fn program(mut self, name: &str, elf: impl Into<PathBuf>) -> Self {
         self.programs.push((name.into(), elf.into()));
         self
+    }
+
+    /// What makes QEMU's time pass. Default: the host's time.
+    #[must_use]
+    pub fn clock(self, clock: Clock) -> Self {
+        self.with(Setting::Clock(clock))
+    }
+
+    /// Adds a network card: see [`crate::net::Cable`] for its other end. The
+    /// first is 00:10.0 in QEMU, 00:02.0 on Bochs, the next one device higher.
+    #[must_use]
+    pub fn nic(self, nic: Nic) -> Self {
+        self.with(Setting::Nic(nic))
+    }
+
+    /// Starts the system's one program on the bare machine, without Cloister,
+    /// for comparison.
+    #[must_use]
+    pub fn without_hypervisor(self) -> Self {
+        self.with(Setting::WithoutHypervisor)
     }
 
     /// Adds a kernel module to Linux's initramfs, for `modprobe`.
@@ -268,6 +291,9 @@ fn apply(run: Run, setting: Setting) -> Run {
         Setting::Machine(machine) => run.machine(machine),
         Setting::Accel(accel) => run.accel(accel),
         Setting::Iommu(iommu) => run.iommu(iommu),
+        Setting::Clock(clock) => run.clock(clock),
+        Setting::Nic(nic) => run.nic(nic),
+        Setting::WithoutHypervisor => run.without_hypervisor(),
         Setting::Cores(cores) => run.cpus(cores),
         Setting::Memory(bytes) => run.memory(bytes),
         Setting::KernelModule(name) => run.kernel_modules([name]),
