@@ -41,6 +41,8 @@ struct Count {
 
 impl Arguments {
     pub(crate) fn run(self) -> Result<ExitCode> {
+        // The lints already want the Rust targets.
+        tools::ensure(&[], !self.no_install)?;
         let no_std = no_std_packages()?;
         let mut total = Count::default();
         let mut add = |count: Count| {
