@@ -33,6 +33,11 @@ pub(crate) fn boot(vendor: &'static str, cpus: usize) {
     }));
 }
 
+/// The machine has an IOMMU, which is on.
+pub(crate) fn iommu(kind: &'static str) {
+    console::lock().record(&Record::Iommu(record::Iommu { kind }));
+}
+
 /// A control word of core `core`.
 pub(crate) fn control(core: usize, name: &'static str, value: u64) {
     let control = record::Control {
@@ -307,6 +312,7 @@ pub(crate) fn end<V: Vendor>(system: &System<V>, outcome: &'static str, detail: 
             log::warn!("core {number} did not bring its counters up to date");
         }
     }
+    crate::iommu::report::end(system);
     for each in &system.partitions {
         drain(each);
         partition(each);

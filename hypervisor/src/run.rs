@@ -60,7 +60,7 @@ pub(crate) extern "sysv64" fn enter<V: Vendor>(
     let guest = match (partition, linux) {
         (Some(partition), _) => &partition.guest,
         (None, Some(linux)) => &linux.guest,
-        (None, None) => idle(),
+        (None, None) => idle(system, number),
     };
     match build(system, number, guest, partition) {
         Ok(mut core) => core.serve(),
@@ -68,11 +68,16 @@ pub(crate) extern "sysv64" fn enter<V: Vendor>(
     }
 }
 
-/// A core that nobody owns.
-fn idle() -> ! {
+/// A core that nobody owns: at most, it is told of devices' faults.
+fn idle<V: Vendor>(system: &System<V>, number: usize) -> ! {
     loop {
         cpu::wait_for_nmi();
         percpu::this().take_nmi();
+        if let Some(iommu) = &system.iommu
+            && iommu.tells(number)
+        {
+            crate::iommu::report::announced(system);
+        }
     }
 }
 

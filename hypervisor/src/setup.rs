@@ -5,8 +5,9 @@ use core::fmt::Display;
 use cloister_abi::{LinuxState, MAX_PARTITIONS};
 use cloister_core::acpi::{Fadt, sleep_type};
 use cloister_core::bzimage::Kernel;
+use cloister_core::iommu::MAX_UNITS;
 use cloister_core::memory::{
-    FirmwareRange, LinuxNeed, Module, PartitionNeed, PlanInput, Range, kind, plan,
+    E820_ENTRIES, FirmwareRange, LinuxNeed, Module, PartitionNeed, PlanInput, Range, kind, plan,
 };
 use cloister_core::policy::io::IoFacts;
 use cloister_manifest::{MANIFEST_MODULE, Machine, Manifest, PortRange};
@@ -23,6 +24,7 @@ use crate::boot::smp;
 use crate::boot::topology::smt_siblings;
 use crate::control::{self, Control};
 use crate::cores;
+use crate::iommu::Iommu;
 use crate::partition::Partition;
 use crate::partition::linux::{self, Linux, Source};
 use crate::partition::load;
@@ -33,11 +35,15 @@ use crate::virt::Vendor;
 /// ASIDs or VPIDs: 0 is the hypervisor's, 1 Linux's.
 const FIRST_PARTITION_ASID: u16 = 2;
 
+/// Ranges that are not Linux's: the image and its memory, partitions, what
+/// GRUB loaded, IOMMUs.
+const MAX_FOREIGN: usize = MAX_PARTITIONS + MAX_MODULES + 2 + MAX_UNITS;
+
 /// A complaint that stops the boot.
 pub(crate) type Complaint = String<320>;
 
 /// `text` as a complaint.
-fn complaint(text: core::fmt::Arguments<'_>) -> Complaint {
+pub(crate) fn complaint(text: core::fmt::Arguments<'_>) -> Complaint {
     let mut complaint = Complaint::new();
     let _ = core::fmt::write(&mut complaint, text);
     complaint
@@ -246,6 +252,7 @@ pub(crate) fn validate(
     info: &BootInfo,
     manifest: &Manifest,
     firmware: &Firmware,
+    has_iommu: bool,
 ) -> Result<(), Complaint> {
     let usable_memory = ram(info).iter().map(Range::len).sum();
     let modules: Vec<&str, MAX_MODULES> = info
@@ -258,7 +265,7 @@ pub(crate) fn validate(
     let machine = Machine {
         cores: firmware.cores.len(),
         usable_memory,
-        has_iommu: false,
+        has_iommu,
         smt_siblings: &smt_siblings(&firmware.cores),
         modules: &modules,
         reserved_ports: &reserved_ports,
@@ -272,6 +279,7 @@ pub(crate) fn system<V: Vendor>(
     info: &BootInfo,
     manifest: &'static Manifest,
     firmware: &'static Firmware,
+    iommu: Option<Iommu>,
     memory: &mut Claimed,
 ) -> Result<&'static System<V>, Complaint> {
     let no_memory = || {
@@ -283,8 +291,9 @@ pub(crate) fn system<V: Vendor>(
     let pages = (size_of::<System<V>>() as u64).div_ceil(PAGE);
     let place = pool.pages(pages, PAGE).ok_or_else(no_memory)?;
     let gib_pages = V::nested_gib_pages(gib_pages());
-    let foreign: Vec<Range, { MAX_PARTITIONS + MAX_MODULES + 2 }> =
-        foreign(info, manifest, memory).collect();
+    let registers = iommu.iter().flat_map(Iommu::registers);
+    let foreign: Vec<Range, MAX_FOREIGN> =
+        foreign(info, manifest, memory).chain(registers).collect();
     let mut partitions: Vec<Partition<V>, MAX_PARTITIONS> = Vec::new();
     let table = control::statistics::table(pool).ok_or_else(no_memory)?;
     let blocks = core::mem::take(&mut memory.partitions);
@@ -307,6 +316,9 @@ pub(crate) fn system<V: Vendor>(
     let linux = match &manifest.linux {
         Some(config) => {
             let linux = linux_guest::<V>(info, config, firmware, memory, &foreign)?;
+            if let Some(iommu) = &iommu {
+                iommu.give_to_linux(&linux_memory(memory), &foreign)?;
+            }
             linux.set_state(LinuxState::Running);
             Some(linux)
         }
@@ -327,6 +339,7 @@ pub(crate) fn system<V: Vendor>(
         partitions,
         cores: firmware.cores.len(),
         io: io.unwrap_or_default(),
+        iommu,
         control,
     };
     if let Some(linux) = &mut system.linux {
@@ -358,6 +371,35 @@ fn foreign(info: &BootInfo, manifest: &Manifest, memory: &Claimed) -> impl Itera
         .into_iter()
         .chain(blocks)
         .chain(kept)
+}
+
+/// Linux's memory, in whole pages.
+fn linux_memory(memory: &Claimed) -> Vec<Range, E820_ENTRIES> {
+    let is_memory = |kind: u32| matches!(kind, kind::USABLE | kind::ACPI | kind::NVS);
+    let ranges = memory.e820.iter().filter(|entry| is_memory(entry.kind));
+    ranges
+        .map(|entry| entry.range().align_inward(PAGE))
+        .filter(|range| !range.is_empty())
+        .collect()
+}
+
+/// Switches the IOMMU on. Its faults are announced to the first core of Linux,
+/// or to one that nobody owns: a partition's core is not disturbed.
+pub(crate) fn confine_devices<V: Vendor>(system: &System<V>) -> Result<(), Complaint> {
+    let Some(iommu) = &system.iommu else {
+        return Ok(());
+    };
+    let linux = system.linux.as_ref();
+    let core = match linux.and_then(|linux| linux.guest.cpus.iter().next()) {
+        Some(core) => Some(core),
+        None => (0..system.cores).find(|&core| system.partition_of(core).is_none()),
+    };
+    if let Some(core) = core {
+        iommu.tell(core);
+    }
+    iommu.enable(core.map(|core| cores::core(core).apic_id()))?;
+    report::iommu(iommu.name());
+    Ok(())
 }
 
 /// The function through which Linux sees the partitions.

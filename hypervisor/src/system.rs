@@ -9,6 +9,7 @@ use heapless::Vec;
 use crate::arch::memory::FramePool;
 use crate::boot::acpi::Firmware;
 use crate::control::Control;
+use crate::iommu::Iommu;
 use crate::partition::Partition;
 use crate::partition::linux::Linux;
 use crate::virt::Vendor;
@@ -24,6 +25,8 @@ pub(crate) struct System<V: Vendor> {
     pub(crate) cores: usize,
     /// Ports through which the machine is switched off or reset.
     pub(crate) io: IoFacts,
+    /// What confines devices, on machines that have it.
+    pub(crate) iommu: Option<Iommu>,
     /// Linux's view of all this; none without Linux.
     pub(crate) control: Option<Control>,
 }

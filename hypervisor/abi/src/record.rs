@@ -50,6 +50,12 @@ pub enum Record<S> {
     Traced(Traced),
     /// The control words of a core's VMCB or VMCS, by name.
     Control(Control<S>),
+    /// The machine's IOMMU.
+    Iommu(Iommu<S>),
+    /// A device reached for what is not its owner's. Adds up.
+    DmaFault(DmaFault<S>),
+    /// How often a device did.
+    DmaFaults(DmaFaults<S>),
     /// Nothing more follows; the machine is about to power off or reset.
     End(End<S>),
 }
@@ -290,6 +296,45 @@ pub struct Control<S> {
     pub name: S,
     /// Its value.
     pub value: u64,
+}
+
+/// See [`Record::Iommu`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "std", derive(serde::Deserialize))]
+pub struct Iommu<S> {
+    /// `vt-d` or `amd-vi`.
+    pub kind: S,
+}
+
+/// See [`Record::DmaFault`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "std", derive(serde::Deserialize))]
+pub struct DmaFault<S> {
+    /// `linux`, or the partition that owns the device.
+    pub owner: S,
+    /// The PCI function: `0000:00:03.0`.
+    pub device: S,
+    /// Device address that it used; on VT-d that of the page.
+    pub address: u64,
+    /// `read`, `write` or `interrupt`.
+    pub access: S,
+    /// The IOMMU's number for the cause: a fault reason (VT-d) or an event code
+    /// (AMD-Vi).
+    pub code: u32,
+    /// Which fault of that device this is, from 1.
+    pub number: u64,
+}
+
+/// See [`Record::DmaFaults`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "std", derive(serde::Deserialize))]
+pub struct DmaFaults<S> {
+    /// As in [`DmaFault`].
+    pub owner: S,
+    /// As in [`DmaFault`].
+    pub device: S,
+    /// How many were recorded: hardware does not keep all of a storm.
+    pub total: u64,
 }
 
 /// See [`Record::End`].

@@ -7,6 +7,7 @@ pub mod bzimage;
 pub mod decode;
 pub mod elf;
 pub mod icr;
+pub mod iommu;
 pub mod memory;
 pub mod multiboot;
 pub mod nested;

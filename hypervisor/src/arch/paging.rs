@@ -27,7 +27,7 @@ impl Format for Host {
     const LEVELS: u8 = 4;
     const IGNORED: u64 = 1 << 9;
 
-    fn table(pa: u64) -> u64 {
+    fn table(pa: u64, _: u8) -> u64 {
         pa | PRESENT | WRITABLE
     }
 

@@ -92,6 +92,21 @@ impl ConfigSpace {
     }
 }
 
+impl ConfigSpace {
+    /// Writes the aligned 32 bits at `offset` of the function `address`.
+    ///
+    /// # Safety
+    /// What it makes the function do is what the machine's owner wants.
+    pub(crate) unsafe fn write(&self, address: u16, offset: u8, value: u32) {
+        let index = CONFIG_ENABLE | u32::from(address) << 8 | u32::from(offset & !3);
+        // SAFETY: the index is put back; the caller vouches for the effect.
+        unsafe {
+            cpu::port_out(CONFIG_ADDRESS, 4, index);
+            cpu::port_out(CONFIG_DATA, 4, value);
+        }
+    }
+}
+
 impl Drop for ConfigSpace {
     fn drop(&mut self) {
         // SAFETY: as it was found.
@@ -110,8 +125,18 @@ const MSI: u8 = 0x05;
 const MSI_X: u8 = 0x11;
 
 /// Gives every function that can send messages, and where its capability is,
-/// to `sink`. Buses behind bridges as the firmware has numbered them.
+/// to `sink`.
 pub(crate) fn message_functions(config: &ConfigSpace, mut sink: impl FnMut(u16, u8)) {
+    functions(config, |address, _| {
+        for capability in capabilities(config, address) {
+            sink(address, capability);
+        }
+    });
+}
+
+/// Gives every function to `sink`, and for a bridge the bus behind it. Buses
+/// behind bridges as the firmware has numbered them.
+pub(crate) fn functions(config: &ConfigSpace, mut sink: impl FnMut(u16, Option<u8>)) {
     const BRIDGE: u32 = 1;
     let mut buses = [false; 256];
     buses[0] = true;
@@ -133,20 +158,25 @@ pub(crate) fn message_functions(config: &ConfigSpace, mut sink: impl FnMut(u16, 
                 if header & MULTIFUNCTION != 0 {
                     functions = 8;
                 }
+                let mut behind = None;
                 if header >> 16 & 0x7f == BRIDGE {
                     let [_, secondary, ..] = config.read(address, BUS_NUMBERS).to_le_bytes();
                     if let Some(seen) = buses.get_mut(usize::from(secondary))
                         && secondary > bus
                     {
                         *seen = true;
+                        behind = Some(secondary);
                     }
                 }
-                for capability in capabilities(config, address) {
-                    sink(address, capability);
-                }
+                sink(address, behind);
             }
         }
     }
+}
+
+/// Offset of a function's MSI capability.
+pub(crate) fn message_capability(config: &ConfigSpace, address: u16) -> Option<u8> {
+    capabilities(config, address).find(|&at| config.read(address, at).to_le_bytes()[0] == MSI)
 }
 
 /// Offsets of a function's MSI and MSI-X capabilities.

@@ -5,17 +5,24 @@ use cloister_abi::{PartitionState, Reason};
 use crate::arch::{apic, cpu, percpu};
 use crate::cores::{self, Request};
 use crate::exit::{Next, Served};
+use crate::iommu;
 use crate::run::Core;
 use crate::virt::{Event, GuestKind, Vcpu, Vendor};
 use crate::watch;
 
 /// An NMI arrived. With a request in the mailbox it is a kick; without one it
 /// is the late kick of a request that has been served already, or real, and
-/// then passed on.
+/// then passed on, unless it announces a fault of a device.
 pub(crate) fn nmi<V: Vendor>(core: &mut Core<V>) -> Served {
     percpu::this().take_nmi();
+    let iommu = core.system.iommu.as_ref();
+    let is_fault = iommu.is_some_and(|iommu| iommu.tells(core.number))
+        && iommu::report::announced(core.system);
     if core.shared.has_requests() {
         return Served::exempt(Reason::Kick, serve(core));
+    }
+    if is_fault {
+        return Served::exempt(Reason::Nmi, Next::Resume);
     }
     if core.shared.is_late_kick() {
         return Served::exempt(Reason::Kick, Next::Resume);

@@ -17,8 +17,9 @@ use crate::partition::load::APIC_PAGE;
 use crate::virt::guest::Guest;
 use crate::virt::{GuestKind, LongEntry, Permissions, Vendor};
 
-/// Most ranges that are not Linux's: hypervisor, partitions, kept modules.
-const MAX_FOREIGN: usize = 80;
+/// Most ranges that are not Linux's: hypervisor, partitions, kept modules,
+/// IOMMUs.
+const MAX_FOREIGN: usize = 96;
 const GIB: u64 = 1 << 30;
 const FOUR_GIB: u64 = 4 * GIB;
 
@@ -141,7 +142,7 @@ fn foreign(source: &Source<'_>) -> Result<Vec<Range, MAX_FOREIGN>, Error> {
         };
         foreign
             .push(pages)
-            .map_err(|_| say("linux", "more than 80 foreign ranges"))?;
+            .map_err(|_| say("linux", "more than 96 foreign ranges"))?;
     }
     Ok(foreign)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use cloister_abi::{Dataplane, LinuxState};
 
 use super::fold::Fold;
-use super::{Core, Exits, Hex, Outcome, ReasonTotals, Report, watch};
+use super::{Core, Exits, Hex, Outcome, ReasonTotals, Report, dma, watch};
 use crate::stream::Lines;
 use crate::symbols::Symbols;
 
@@ -60,6 +60,7 @@ impl Fold {
             self.finish_partition(index);
         }
         self.finish_cores();
+        dma::finish(&mut self.report, &self.dma_totals);
         let mut symbols: watch::ByOwner = self
             .programs
             .iter()

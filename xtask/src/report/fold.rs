@@ -10,7 +10,7 @@ use cloister_manifest::{CpuSet, Manifest};
 
 use super::{
     Exits, Hex, Interrupt, Interrupter, Linux, Outcome, Partition, Platform, Refused, Report,
-    Violation,
+    Violation, dma,
 };
 use crate::stream::Lines;
 use crate::symbols::Symbols;
@@ -23,6 +23,8 @@ pub struct Fold {
     pub(super) totals: BTreeMap<u32, record::Core>,
     /// Reasons by core number and name.
     pub(super) exits: BTreeMap<(u32, String), record::Exits<String>>,
+    /// Faults of devices.
+    pub(super) dma_totals: dma::Totals,
     pub(super) consoles: Vec<Lines>,
     pub(super) programs: BTreeMap<String, PathBuf>,
     pub(super) kernel_symbols: Option<Symbols>,
@@ -62,6 +64,7 @@ impl Fold {
                 exits: Exits::default(),
                 reasons: Vec::new(),
                 interrupts_since_quiesce: 0,
+                dma_faults: 0,
                 console: Vec::new(),
                 violation: None,
                 violations: Vec::new(),
@@ -85,6 +88,7 @@ impl Fold {
                     LinuxState::Loaded
                 },
                 cpus,
+                dma_faults: 0,
                 run_status: None,
                 boot_seconds: None,
                 exits: Exits::default(),
@@ -93,6 +97,8 @@ impl Fold {
             partitions,
             cores: Vec::new(),
             refused: Vec::new(),
+            iommu: None,
+            dma_faults: Vec::new(),
             controls: Vec::new(),
             trace: Vec::new(),
             traced: Vec::new(),
@@ -105,6 +111,7 @@ impl Fold {
             report,
             totals: BTreeMap::new(),
             exits: BTreeMap::new(),
+            dma_totals: dma::Totals::new(),
             programs,
             kernel_symbols: None,
             bare,
@@ -179,6 +186,17 @@ impl Fold {
                 let controls = &mut self.report.controls;
                 controls.retain(|c| (c.core, &c.name) != (control.core, &control.name));
                 controls.push(control);
+            }
+            Record::Iommu(iommu) => self.report.iommu = Some(iommu.kind),
+            Record::DmaFault(fault) => {
+                let device = (fault.owner.clone(), fault.device.clone());
+                let total = self.dma_totals.entry(device).or_default();
+                *total = fault.number.max(*total);
+                self.report.dma_faults.push(fault.into());
+            }
+            Record::DmaFaults(faults) => {
+                let device = (faults.owner, faults.device);
+                self.dma_totals.insert(device, faults.total);
             }
             Record::End(end) => self.end = Some(end),
         }

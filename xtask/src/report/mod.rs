@@ -1,5 +1,6 @@
 //! The report of a run: JSON, schema 1.
 
+mod dma;
 mod finish;
 mod fold;
 mod table;
@@ -15,6 +16,7 @@ use cloister_abi::record::{Control, Trace, Traced};
 use cloister_abi::{LinuxState, PartitionState};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use dma::DmaFault;
 pub use finish::Ending;
 pub use fold::Fold;
 pub use table::print;
@@ -39,6 +41,12 @@ pub struct Report {
     pub cores: Vec<Core>,
     /// Everything that a guest reached for and did not get, in order.
     pub refused: Vec<Refused>,
+    /// The IOMMU that confines devices: `vt-d` or `amd-vi`; [`None`] where the
+    /// machine has none.
+    pub iommu: Option<String>,
+    /// What devices reached for and did not get, in order; of a storm, the
+    /// first of each device.
+    pub dma_faults: Vec<DmaFault>,
     /// The control words of each core's VMCB or VMCS.
     pub controls: Vec<Control<String>>,
     /// Traced exits (DEBUG), in order.
@@ -91,6 +99,9 @@ pub struct Linux {
     pub state: LinuxState,
     /// Its cores.
     pub cpus: Vec<u32>,
+    /// Recorded faults of its devices: all of them, but hardware does not
+    /// record each of a storm.
+    pub dma_faults: u64,
     /// Exit status of the command given with `--run`.
     pub run_status: Option<i32>,
     /// Wall seconds from the machine's start to Linux's user space.
@@ -124,6 +135,9 @@ pub struct Partition {
     pub reasons: Vec<ReasonTotals>,
     /// Interrupts at its cores since they were quiet.
     pub interrupts_since_quiesce: u64,
+    /// Recorded faults of its devices: all of them, but hardware does not
+    /// record each of a storm.
+    pub dma_faults: u64,
     /// What it printed, line by line.
     pub console: Vec<String>,
     /// The last breach of STRICT.

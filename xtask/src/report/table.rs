@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use super::{Partition, Report, Violation, watch};
+use super::{Partition, Report, Violation, dma, watch};
 
 /// Writes table, partitions' results and violations.
 ///
@@ -20,6 +20,9 @@ pub fn print(report: &Report, out: &mut dyn Write) -> fmt::Result {
     )?;
     if !platform.vendor.is_empty() {
         write!(out, ", {}", platform.vendor)?;
+    }
+    if let Some(iommu) = &report.iommu {
+        write!(out, ", {iommu}")?;
     }
     write!(out, ", {:.1} s", report.seconds)?;
     if !report.detail.is_empty() {
@@ -41,6 +44,7 @@ pub fn print(report: &Report, out: &mut dyn Write) -> fmt::Result {
         result(partition, out)?;
     }
     watch::print(report, out)?;
+    dma::print(report, out)?;
     refusals(report, out)
 }
 

@@ -220,7 +220,11 @@ impl Header {
 
 /// The table `signature` at the start of `bytes`, cut to its length, which is
 /// at least `minimum`.
-fn table(bytes: &[u8], signature: Signature, minimum: usize) -> Result<&[u8], AcpiError> {
+pub(crate) fn table(
+    bytes: &[u8],
+    signature: Signature,
+    minimum: usize,
+) -> Result<&[u8], AcpiError> {
     let header = Header::parse(bytes)?;
     if header.signature != signature {
         return Err(AcpiError::Signature {

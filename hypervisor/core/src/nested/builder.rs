@@ -83,10 +83,19 @@ impl<F: Format> Builder<F> {
     /// # Errors
     /// [`MapError::OutOfTables`].
     pub fn new(tables: &mut impl Tables, gib_pages: bool) -> Result<Self, MapError> {
+        Self::with_pages(tables, if gib_pages { 3 } else { 2 })
+    }
+
+    /// The same, with pages up to those of level `largest`: 1 = 4 KiB,
+    /// 2 = 2 MiB, 3 = 1 GiB.
+    ///
+    /// # Errors
+    /// [`MapError::OutOfTables`].
+    pub fn with_pages(tables: &mut impl Tables, largest: u8) -> Result<Self, MapError> {
         let root = tables.allocate().ok_or(MapError::OutOfTables)?;
         Ok(Self {
             root,
-            max_level: if gib_pages { 3 } else { 2 },
+            max_level: largest.clamp(1, 3),
             format: PhantomData,
         })
     }
@@ -95,6 +104,15 @@ impl<F: Format> Builder<F> {
     #[must_use]
     pub const fn root(&self) -> u64 {
         self.root
+    }
+
+    /// Address of the table of level 3 in which addresses below 512 GiB are
+    /// looked up: the root for hardware that walks three levels.
+    ///
+    /// # Errors
+    /// [`MapError::OutOfTables`]: it was not there yet.
+    pub fn table_of_zero<T: Tables>(&self, tables: &mut T) -> Result<u64, MapError> {
+        Self::descend(tables, self.root, 0, F::LEVELS)
     }
 
     /// Maps `len` bytes at `gpa` to `hpa` with the largest pages that the
@@ -370,7 +388,7 @@ impl<F: Format> Builder<F> {
                 at += page_size(level - 1);
             }
         }
-        tables.write(table, slot, F::table(lower));
+        tables.write(table, slot, F::table(lower, level));
         Ok(lower)
     }
 

@@ -17,7 +17,7 @@ impl Format for Ept {
     const LEVELS: u8 = 4;
     const IGNORED: u64 = 1 << 11;
 
-    fn table(pa: u64) -> u64 {
+    fn table(pa: u64, _: u8) -> u64 {
         (pa & ADDRESS) | READ | WRITE | EXECUTE
     }
 

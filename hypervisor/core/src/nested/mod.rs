@@ -1,19 +1,23 @@
 //! Nested page tables: entry formats and the builder.
 //!
-//! Guest-physical address to host-physical address, four levels, for EPT and
-//! NPT alike. A level is counted from the leaf: 1 = 4 KiB pages (page table),
+//! Guest-physical address to host-physical address, four levels, for EPT, NPT
+//! and the tables of IOMMUs alike. A level is counted from the leaf: 1 = 4 KiB pages (page table),
 //! 2 = 2 MiB (page directory), 3 = 1 GiB (page-directory pointers), 4 = root.
 
+mod amdvi;
 mod builder;
 mod ept;
 mod npt;
 mod same;
 #[cfg(test)]
 mod tests;
+mod vtd;
 
+pub use amdvi::AmdViTable;
 pub use builder::{Builder, MapError, Translation};
 pub use ept::Ept;
 pub use npt::Npt;
+pub use vtd::VtdTable;
 
 /// Size of the smallest page and of a table, in bytes.
 pub const PAGE: u64 = 4096;
@@ -98,9 +102,9 @@ pub trait Format: Copy + core::fmt::Debug + 'static {
     /// A bit of a table-pointing entry that hardware ignores.
     const IGNORED: u64;
 
-    /// Entry that points to the table at `pa`, with every right: the leaf
-    /// decides.
-    fn table(pa: u64) -> u64;
+    /// Entry at `level` (2 to 4) that points to the table at `pa`, with every
+    /// right: the leaf decides.
+    fn table(pa: u64, level: u8) -> u64;
     /// Entry at `level` (1 to 3) that maps the page at `pa`. An entry without
     /// [`Rights::read`] that the format cannot express is not present.
     fn leaf(pa: u64, level: u8, rights: Rights, memory_type: MemoryType) -> u64;

@@ -37,7 +37,7 @@ impl Format for Npt {
     const LEVELS: u8 = 4;
     const IGNORED: u64 = 1 << 11;
 
-    fn table(pa: u64) -> u64 {
+    fn table(pa: u64, _: u8) -> u64 {
         (pa & ADDRESS) | PRESENT | WRITE | USER | ACCESSED
     }
 

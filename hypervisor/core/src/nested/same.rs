@@ -33,7 +33,7 @@ impl<F: Format> Shared<F> {
 
     /// Entry that points to the shared table of `level`, marked as shared.
     fn entry<T: Tables>(&mut self, tables: &mut T, level: u8) -> Result<u64, MapError> {
-        Ok(F::table(self.table(tables, level)?) | F::IGNORED)
+        Ok(F::table(self.table(tables, level)?, level + 1) | F::IGNORED)
     }
 }
 
