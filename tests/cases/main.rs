@@ -136,6 +136,7 @@ const CASES: &[Case] = &[
         ..light("restart-window", debug::restart_window)
     },
     cabled("l2fwd-bare", 120, net::bare),
+    cabled("udp-echo-bare", 120, net::echo_bare),
     with_linux("demo", demo::demo),
     with_linux("debug-linux-core", debug::linux_core),
     with_linux("quiesce-route", debug::route),

@@ -56,7 +56,7 @@ pub mod cases;
 mod check;
 mod compose;
 mod ended;
-pub mod net;
+
 mod program;
 mod running;
 pub mod storm;
@@ -69,6 +69,7 @@ pub use ended::Ended;
 pub use program::build_program;
 pub use running::Running;
 pub use system::{System, bare, bare_with, system, system_file};
+pub use xtask::net;
 pub use xtask::report::{self, Report};
 pub use xtask::{Accel, Clock, Console, Iommu, MachineKind, Nic, NicModel, Outcome};
 

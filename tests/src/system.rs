@@ -144,7 +144,7 @@ impl System {
         self.with(Setting::Clock(clock))
     }
 
-    /// Adds a network card: see [`crate::net::Cable`] for its other end. The
+    /// Adds a network card: see [`net::Cable`](crate::net::Cable) for its other end. The
     /// first is 00:10.0 in QEMU, 00:02.0 on Bochs, the next one device higher.
     #[must_use]
     pub fn nic(self, nic: Nic) -> Self {

@@ -24,6 +24,7 @@ pub mod check;
 pub mod image;
 pub mod kvm;
 pub mod machine;
+pub mod net;
 pub mod paths;
 pub mod report;
 pub mod run;

@@ -20,8 +20,9 @@ pub struct Link<N> {
     /// What tokens are using.
     reading: Option<Frame>,
     writing: Option<Writing>,
-    /// Frames taken from and given to the card.
     counters: Counters,
+    /// Free buffers while nothing is on its way.
+    all: usize,
 }
 
 /// Frames of a [`Link`].
@@ -43,6 +44,7 @@ struct Writing {
 impl<N: Nic> Link<N> {
     /// Takes the card and its buffers.
     pub fn new(nic: N, pool: Pool) -> Self {
+        let all = pool.available();
         Self {
             nic,
             pool,
@@ -51,6 +53,7 @@ impl<N: Nic> Link<N> {
             reading: None,
             writing: None,
             counters: Counters::default(),
+            all,
         }
     }
 
@@ -72,6 +75,12 @@ impl<N: Nic> Link<N> {
         self.nic.reclaim(&mut self.pool);
     }
 
+    /// Whether nothing waits to be read or is still to be sent.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.pool.available() == self.all
+    }
+
     /// Ends what the last tokens began.
     fn settle(&mut self) {
         if let Some(frame) = self.reading.take() {
@@ -85,7 +94,7 @@ impl<N: Nic> Link<N> {
             self.pool.truncate(&mut frame, length);
             self.counters.sent += 1;
             if let Err(frame) = self.sent.push_back(frame) {
-                // `sent_has_room` was asked before.
+                // `blank` has seen to room.
                 self.pool.give(frame);
             }
         }

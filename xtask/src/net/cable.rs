@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::machine::{Nic, NicModel};
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
-use xtask::{Nic, NicModel};
 
 /// Bytes before a frame.
 const LENGTH: usize = 4;
@@ -43,7 +43,7 @@ impl Cable {
         })
     }
 
-    /// A card of QEMU with this cable in it, for [`crate::System::nic`].
+    /// A card of QEMU with this cable in it, for [`crate::Run::nic`].
     #[must_use]
     pub fn nic(&self, model: NicModel) -> Nic {
         Nic {

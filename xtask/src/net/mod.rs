@@ -2,12 +2,13 @@
 //!
 //! A [`Cable`] leads from a card to the host. Over two of them
 //! [`Generator`] sends frames through a program that forwards, and checks
-//! every byte of what comes back; over one [`udp::Echo`] does the same with
+//! every byte of what comes back; over one [`Echo`] does the same with
 //! datagrams.
 
 mod cable;
 mod generator;
-pub mod udp;
+mod udp;
 
 pub use cable::Cable;
 pub use generator::{Generator, Throughput};
+pub use udp::Echo;

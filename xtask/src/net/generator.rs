@@ -208,7 +208,7 @@ mod tests {
     fn through(frames: u64, spoil: fn(u64, Vec<u8>) -> Option<Vec<u8>>) -> Result<Throughput> {
         let cables = [Cable::new()?, Cable::new()?];
         let plug = |cable: &Cable| {
-            let nic = cable.nic(xtask::NicModel::Virtio);
+            let nic = cable.nic(crate::machine::NicModel::Virtio);
             let (_, path) = nic.netdev.rsplit_once('=').unwrap();
             End::new(UnixStream::connect(path).unwrap()).unwrap()
         };
