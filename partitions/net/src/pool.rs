@@ -1,7 +1,7 @@
 //! Frames and where their bytes are: one pool of buffers for all cards of a
 //! program, so that a frame goes from one to another without a copy.
 
-use cloister_runtime::dma::{self, DmaMemory};
+use cloister_runtime::dma::{self, Dma};
 use heapless::Deque;
 
 /// Most buffers of a pool.
@@ -54,7 +54,7 @@ impl Frame {
 /// Buffers.
 #[derive(Debug)]
 pub struct Pool {
-    memory: DmaMemory,
+    memory: Dma<u8>,
     /// The free ones are the first `available`.
     free: &'static mut [u16],
     available: usize,
@@ -71,7 +71,7 @@ impl Pool {
             *free = number;
         }
         Some(Self {
-            memory: DmaMemory::allocate(buffers * STRIDE)?,
+            memory: Dma::allocate(buffers * STRIDE)?,
             available: free.len(),
             free,
         })
@@ -102,7 +102,7 @@ impl Pool {
     #[must_use]
     pub fn bytes_mut(&mut self, frame: &Frame) -> &mut [u8] {
         let first = start(frame.buffer);
-        let bytes = self.memory.bytes_mut();
+        let bytes = self.memory.as_mut_slice();
         bytes
             .get_mut(first..first + frame.len())
             .unwrap_or_default()
@@ -112,7 +112,7 @@ impl Pool {
     #[must_use]
     pub fn pair_mut(&mut self, one: &Frame, other: &Frame) -> (&mut [u8], &mut [u8]) {
         let range = |frame: &Frame| start(frame.buffer)..start(frame.buffer) + frame.len();
-        let bytes = self.memory.bytes_mut();
+        let bytes = self.memory.as_mut_slice();
         match bytes.get_disjoint_mut([range(one), range(other)]) {
             Ok([one, other]) => (one, other),
             Err(_) => (&mut [], &mut []),
@@ -149,8 +149,10 @@ impl Pool {
     /// The 12 bytes before the frame in a buffer become zeros.
     #[inline]
     pub(crate) fn clear_header(&mut self, buffer: u16) {
-        for at in [12, 8, 4] {
-            self.memory.write(start(buffer) - at, 0_u32);
+        let end = start(buffer);
+        let bytes = self.memory.as_mut_slice();
+        if let Some(header) = bytes.get_mut(end - 12..end) {
+            header.fill(0);
         }
     }
 }

@@ -3,10 +3,11 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use cloister_runtime::dma::{self, DmaMemory};
+use cloister_runtime::dma::{self, Dma};
 
-/// A descriptor's flag: the device writes to the buffer.
-const WRITE: u16 = 2;
+/// A descriptor's flag, as it stands in its second word: the device writes to
+/// the buffer.
+const WRITE: u64 = 2 << 32;
 /// Flag of the available ring: no interrupts, please.
 const NO_INTERRUPT: u16 = 1;
 /// Flag of the used ring: no notification is needed.
@@ -14,20 +15,19 @@ const NO_NOTIFY: u16 = 1;
 /// No buffer is in a descriptor.
 const NONE: u16 = u16::MAX;
 
-/// Bytes of a descriptor, of an entry of the used ring, of a ring's header.
-const DESCRIPTOR: usize = 16;
-const USED: usize = 8;
-const HEADER: usize = 4;
-
 /// One queue, for buffers of one descriptor each.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    memory: DmaMemory,
-    /// Entries, a power of two.
-    size: u16,
-    /// Where the available and the used ring start.
-    available_at: usize,
-    used_at: usize,
+    /// Two words each: address; length, flags, next.
+    table: Dma<u64>,
+    /// Flags, index, entries.
+    available_ring: Dma<u16>,
+    /// Begins in the middle of the first word, which ends with flags and
+    /// index; then a word for each entry.
+    used_ring: Dma<u64>,
+    /// One less than the number of entries, which is a power of two.
+    mask: u16,
+    flags: u64,
     /// The buffer in each descriptor.
     buffers: &'static mut [u16],
     /// The free descriptors are the first `free`.
@@ -49,21 +49,18 @@ impl Queue {
     /// buffers that the device fills.
     pub(crate) fn new(size: u16, device_writes: bool) -> Option<Self> {
         let entries = usize::from(size);
-        let available_at = entries * DESCRIPTOR;
-        let used_at = (available_at + HEADER + entries * 2 + 2).next_multiple_of(4);
-        let mut memory = DmaMemory::allocate(used_at + HEADER + entries * USED + 2)?;
         let descriptors = dma::numbers(entries, 0)?;
-        let flags = if device_writes { WRITE } else { 0 };
         for (number, descriptor) in (0..).zip(&mut *descriptors) {
             *descriptor = number;
-            memory.write(usize::from(number) * DESCRIPTOR + 12, flags);
         }
-        memory.write(available_at, NO_INTERRUPT);
+        let mut available_ring = Dma::allocate(entries + 3)?;
+        available_ring.set(0, NO_INTERRUPT);
         Some(Self {
-            memory,
-            size,
-            available_at,
-            used_at,
+            table: Dma::allocate(entries * 2)?,
+            available_ring,
+            used_ring: Dma::allocate(entries + 2)?,
+            mask: size.checked_sub(1)?,
+            flags: if device_writes { WRITE } else { 0 },
             buffers: dma::numbers(entries, NONE)?,
             free: descriptors.len(),
             descriptors,
@@ -78,7 +75,11 @@ impl Queue {
     /// Guest-physical addresses of the descriptors, the available and the used
     /// ring.
     pub(crate) fn addresses(&self) -> [u64; 3] {
-        [0, self.available_at, self.used_at].map(|at| self.memory.address() + at as u64)
+        [
+            self.table.address(),
+            self.available_ring.address(),
+            self.used_ring.address() + 4,
+        ]
     }
 
     /// Descriptors that are free.
@@ -107,12 +108,11 @@ impl Queue {
         };
         *place = buffer;
         self.free = last;
-        let at = usize::from(descriptor) * DESCRIPTOR;
-        self.memory.write(at, address);
-        self.memory.write(at + 8, length);
-        let slot = usize::from(self.available & (self.size - 1));
-        self.memory
-            .write(self.available_at + HEADER + slot * 2, descriptor);
+        let at = usize::from(descriptor) * 2;
+        self.table.set(at, address);
+        self.table.set(at + 1, self.flags | u64::from(length));
+        let slot = usize::from(self.available & self.mask);
+        self.available_ring.set(2 + slot, descriptor);
         self.available = self.available.wrapping_add(1);
         true
     }
@@ -125,11 +125,18 @@ impl Queue {
         }
         // The entries before the index (§2.7.13.3).
         fence(Ordering::Release);
-        self.memory.write(self.available_at + 2, self.available);
+        self.available_ring.set(1, self.available);
         self.published = self.available;
         // The index before a look at the flags (§2.7.13.4.1).
         fence(Ordering::SeqCst);
-        self.memory.read::<u16>(self.used_at) & NO_NOTIFY == 0
+        self.used_header().0 & NO_NOTIFY == 0
+    }
+
+    /// Flags and index of the used ring.
+    #[inline]
+    fn used_header(&self) -> (u16, u16) {
+        let [_, _, _, _, a, b, c, d] = self.used_ring.get(0).to_le_bytes();
+        (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]))
     }
 
     /// The next buffer that the device has done with, and how many bytes it
@@ -138,12 +145,12 @@ impl Queue {
     pub(crate) fn pop(&mut self) -> Option<(u16, u32)> {
         loop {
             if self.used == self.used_end {
-                let end = self.memory.read::<u16>(self.used_at + 2);
+                let (_, end) = self.used_header();
                 let ahead = end.wrapping_sub(self.used);
                 if ahead == 0 {
                     return None;
                 }
-                if ahead > self.size {
+                if ahead > self.mask + 1 {
                     self.bad += 1;
                     return None;
                 }
@@ -151,11 +158,11 @@ impl Queue {
                 // The index before the entries (§2.7.14).
                 fence(Ordering::Acquire);
             }
-            let slot = usize::from(self.used & (self.size - 1));
-            let at = self.used_at + HEADER + slot * USED;
+            let slot = usize::from(self.used & self.mask);
             self.used = self.used.wrapping_add(1);
-            let descriptor = self.memory.read::<u32>(at);
-            let length = self.memory.read::<u32>(at + 4);
+            let entry = self.used_ring.get(1 + slot);
+            #[expect(clippy::cast_possible_truncation, reason = "takes halves")]
+            let (descriptor, length) = (entry as u32, (entry >> 32) as u32);
             let place = usize::try_from(descriptor)
                 .ok()
                 .and_then(|index| self.buffers.get_mut(index))
@@ -181,14 +188,19 @@ mod tests {
     /// The device's side: says of `entries` (ID, length) that it has done with
     /// them.
     fn complete(queue: &mut Queue, entries: &[(u32, u32)]) {
-        let index = queue.memory.read::<u16>(queue.used_at + 2);
+        let (_, index) = queue.used_header();
         for (number, &(id, length)) in (index..).zip(entries) {
-            let at = queue.used_at + HEADER + usize::from(number % queue.size) * USED;
-            queue.memory.write(at, id);
-            queue.memory.write(at + 4, length);
+            let slot = usize::from(number & queue.mask);
+            let entry = u64::from(length) << 32 | u64::from(id);
+            queue.used_ring.set(1 + slot, entry);
         }
         let end = index.wrapping_add(u16::try_from(entries.len()).unwrap());
-        queue.memory.write(queue.used_at + 2, end);
+        set_used(queue, 0, end);
+    }
+
+    fn set_used(queue: &mut Queue, flags: u16, index: u16) {
+        let header = u64::from(index) << 48 | u64::from(flags) << 32;
+        queue.used_ring.set(0, header);
     }
 
     #[test]
@@ -218,9 +230,7 @@ mod tests {
     /// The descriptor in the last round's slot.
     fn available(queue: &Queue, slot: u16) -> u16 {
         let index = queue.available.wrapping_sub(4).wrapping_add(slot) % 4;
-        queue
-            .memory
-            .read(queue.available_at + HEADER + usize::from(index) * 2)
+        queue.available_ring.get(2 + usize::from(index))
     }
 
     #[test]
@@ -228,7 +238,7 @@ mod tests {
         let mut queue = Queue::new(4, true).unwrap();
         queue.push(7, 0, 0);
         queue.publish();
-        let id = u32::from(queue.memory.read::<u16>(queue.available_at + HEADER));
+        let id = u32::from(queue.available_ring.get(2));
         // Not given to it, out of range, far out of range, right, and again.
         complete(
             &mut queue,
@@ -239,16 +249,15 @@ mod tests {
         complete(&mut queue, &[(id, 1)]);
         assert_eq!((queue.pop(), queue.bad()), (None, 4));
         // An index that has moved by more than there are entries.
-        queue
-            .memory
-            .write(queue.used_at + 2, queue.used.wrapping_add(5));
+        let index = queue.used.wrapping_add(5);
+        set_used(&mut queue, 0, index);
         assert_eq!((queue.pop(), queue.bad()), (None, 5));
     }
 
     #[test]
     fn a_device_that_wants_no_notification() {
         let mut queue = Queue::new(8, false).unwrap();
-        queue.memory.write(queue.used_at, NO_NOTIFY);
+        set_used(&mut queue, NO_NOTIFY, 0);
         queue.push(0, 0, 0);
         assert!(!queue.publish());
     }

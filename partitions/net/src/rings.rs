@@ -5,28 +5,27 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use cloister_runtime::dma::{self, DmaMemory};
+use cloister_runtime::dma::{self, Dma};
 
 use crate::MIN_FRAME;
 use crate::pool::{Frame, ROOM};
 
-/// Bytes of a descriptor; where its length is, a sender's command, and the
-/// status; a receiver's errors.
-const DESCRIPTOR: usize = 16;
-const LENGTH: usize = 8;
-const COMMAND: usize = 11;
-const STATUS: usize = 12;
-const ERRORS: usize = 13;
+/// Fields of a descriptor's second word: length, a sender's command, status, a
+/// receiver's errors. The first is the buffer's address.
+const COMMAND_SHIFT: u32 = 24;
+const STATUS_SHIFT: u32 = 32;
+const ERRORS_SHIFT: u32 = 40;
 /// Status: the device has done with it; the frame ends here.
-const DONE: u8 = 1;
-const END: u8 = 2;
+const DONE: u64 = 1 << STATUS_SHIFT;
+const END: u64 = 2 << STATUS_SHIFT;
 /// Command: the frame ends here, add the check sequence, report the status.
-const SEND: u8 = 1 | 2 | 8;
+const SEND: u64 = (1 | 2 | 8) << COMMAND_SHIFT;
 
 /// A ring, of a power of two of descriptors of which one stays empty.
 #[derive(Debug)]
 struct Ring {
-    memory: DmaMemory,
+    /// Two words for each descriptor.
+    words: Dma<u64>,
     buffers: &'static mut [u16],
     /// Next descriptor to be given to the device, and to come back from it.
     tail: usize,
@@ -36,7 +35,7 @@ struct Ring {
 impl Ring {
     fn new(size: u16) -> Option<Self> {
         Some(Self {
-            memory: DmaMemory::allocate(usize::from(size) * DESCRIPTOR)?,
+            words: Dma::allocate(usize::from(size) * 2)?,
             buffers: dma::numbers(usize::from(size), 0)?,
             tail: 0,
             clean: 0,
@@ -54,35 +53,38 @@ impl Ring {
         self.next(self.tail) != self.clean
     }
 
+    /// Guest-physical address and bytes.
+    fn place(&self) -> (u64, usize) {
+        (self.words.address(), self.words.len() * size_of::<u64>())
+    }
+
     /// Writes the descriptor at the tail and moves that.
     #[inline]
-    fn push(&mut self, buffer: u16, address: u64, command_and_length: u64) {
-        let at = self.tail * DESCRIPTOR;
-        self.memory.write(at, address);
-        self.memory.write(at + LENGTH, command_and_length);
+    fn push(&mut self, buffer: u16, address: u64, second: u64) {
+        self.words.set(self.tail * 2, address);
+        self.words.set(self.tail * 2 + 1, second);
         if let Some(place) = self.buffers.get_mut(self.tail) {
             *place = buffer;
         }
         self.tail = self.next(self.tail);
     }
 
-    /// The next descriptor to come back, if it has: where it is, its buffer
-    /// and its status.
+    /// The next descriptor to come back, if it has: its buffer and its second
+    /// word.
     #[inline]
-    fn pop(&mut self) -> Option<(usize, u16, u8)> {
+    fn pop(&mut self) -> Option<(u16, u64)> {
         if self.clean == self.tail {
             return None;
         }
-        let at = self.clean * DESCRIPTOR;
-        let status = self.memory.read::<u8>(at + STATUS);
-        if status & DONE == 0 {
+        let second = self.words.get(self.clean * 2 + 1);
+        if second & DONE == 0 {
             return None;
         }
-        // The status before the rest.
+        // The descriptor before what is in the buffer.
         fence(Ordering::Acquire);
         let buffer = self.buffers.get(self.clean).copied()?;
         self.clean = self.next(self.clean);
-        Some((at, buffer, status))
+        Some((buffer, second))
     }
 }
 
@@ -108,7 +110,7 @@ impl ReceiveRing {
 
     /// Guest-physical address and bytes.
     pub(crate) fn place(&self) -> (u64, usize) {
-        (self.0.memory.address(), self.0.memory.len())
+        self.0.place()
     }
 
     /// Whether there is room for another buffer.
@@ -133,10 +135,11 @@ impl ReceiveRing {
     /// What has arrived next.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<Received> {
-        let (at, buffer, status) = self.0.pop()?;
-        let length = u32::from(self.0.memory.read::<u16>(at + LENGTH));
-        let errors = self.0.memory.read::<u8>(at + ERRORS);
-        let frame = (status & END != 0 && errors == 0 && length >= MIN_FRAME)
+        let (buffer, second) = self.0.pop()?;
+        let [a, b, ..] = second.to_le_bytes();
+        let length = u32::from(u16::from_le_bytes([a, b]));
+        let errors = second >> ERRORS_SHIFT & 0xff;
+        let frame = (second & END != 0 && errors == 0 && length >= MIN_FRAME)
             .then(|| Frame::received(buffer, length))
             .flatten();
         Some(frame.map_or(Received::Bad(buffer), Received::Frame))
@@ -155,7 +158,7 @@ impl TransmitRing {
 
     /// See [`ReceiveRing::place`].
     pub(crate) fn place(&self) -> (u64, usize) {
-        (self.0.memory.address(), self.0.memory.len())
+        self.0.place()
     }
 
     /// Whether there is room for another frame.
@@ -168,10 +171,8 @@ impl TransmitRing {
     /// The device sends it when it is told of [`TransmitRing::tail`].
     #[inline]
     pub(crate) fn push(&mut self, frame: &Frame, address: u64) {
-        const SHIFT: usize = (COMMAND - LENGTH) * 8;
         let length = frame.len().min(ROOM) as u64;
-        self.0
-            .push(frame.buffer, address, u64::from(SEND) << SHIFT | length);
+        self.0.push(frame.buffer, address, SEND | length);
     }
 
     /// Value of the device's tail register.
@@ -183,7 +184,7 @@ impl TransmitRing {
     /// The next buffer whose frame is sent.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<u16> {
-        self.0.pop().map(|(_, buffer, _)| buffer)
+        self.0.pop().map(|(buffer, _)| buffer)
     }
 }
 
@@ -192,10 +193,9 @@ mod tests {
     use super::*;
 
     /// The device's side: writes the descriptor at `index`.
-    fn complete(ring: &mut Ring, index: usize, length: u16, status: u8, errors: u8) {
-        ring.memory.write(index * DESCRIPTOR + LENGTH, length);
-        ring.memory.write(index * DESCRIPTOR + ERRORS, errors);
-        ring.memory.write(index * DESCRIPTOR + STATUS, status);
+    fn complete(ring: &mut Ring, index: usize, length: u16, status: u64, errors: u8) {
+        let second = u64::from(errors) << ERRORS_SHIFT | status | u64::from(length);
+        ring.words.set(index * 2 + 1, second);
     }
 
     #[test]
@@ -243,8 +243,8 @@ mod tests {
         let mut ring = TransmitRing::new(8).unwrap();
         let frame = Frame::received(5, 60).unwrap();
         ring.push(&frame, 0xabc0);
-        assert_eq!(ring.0.memory.read::<u64>(0), 0xabc0);
-        assert_eq!(ring.0.memory.read::<u64>(8), 0x0b00_003c);
+        assert_eq!(ring.0.words.get(0), 0xabc0);
+        assert_eq!(ring.0.words.get(1), 0x0b00_003c);
         assert_eq!(ring.pop(), None);
         complete(&mut ring.0, 0, 60, DONE, 0);
         assert_eq!((ring.pop(), ring.pop()), (Some(5), None));

@@ -142,7 +142,7 @@ impl Device {
     /// # Safety
     /// The registers can make the function write to any memory of the
     /// partition: whoever has them gives it no address but of
-    /// [`crate::dma::DmaMemory`].
+    /// [`crate::dma::Dma`].
     pub unsafe fn map(&self, index: usize) -> Result<Registers, BarError> {
         let bar = self.info.bars.get(index).filter(|bar| bar.size != 0);
         let bar = bar.ok_or(BarError::None)?;

@@ -4,24 +4,29 @@
 //! A device may write to it at any time, so every access is volatile and no
 //! value in it is trusted: what is read is a copy, to be checked.
 
+use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-/// A page-aligned piece of memory for devices, zero at first.
+/// Numbers in memory for devices, zero at first, from a multiple of 4 KiB on.
 #[derive(Debug)]
-pub struct DmaMemory {
-    start: NonNull<u8>,
-    length: usize,
+pub struct Dma<T> {
+    start: NonNull<T>,
+    count: usize,
+    owns: PhantomData<T>,
 }
 
 // SAFETY: it owns its memory.
-unsafe impl Send for DmaMemory {}
+unsafe impl<T: Plain> Send for Dma<T> {}
 
-impl DmaMemory {
-    /// Takes `length` bytes, whole pages; `None` where so much is not left.
+impl<T: Plain> Dma<T> {
+    /// Takes memory for `count` numbers; `None` where so much is not left.
     #[must_use]
-    pub fn allocate(length: usize) -> Option<Self> {
-        let start = take(length)?;
-        Some(Self { start, length })
+    pub fn allocate(count: usize) -> Option<Self> {
+        Some(Self {
+            start: take(count.checked_mul(size_of::<T>())?)?.cast(),
+            count,
+            owns: PhantomData,
+        })
     }
 
     /// Its guest-physical address, a multiple of 4 KiB.
@@ -30,63 +35,53 @@ impl DmaMemory {
         self.start.addr().get() as u64
     }
 
-    /// Bytes.
+    /// How many.
     #[must_use]
     pub const fn len(&self) -> usize {
-        self.length
+        self.count
     }
 
-    /// Whether it has no byte.
+    /// Whether there is none.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.length == 0
+        self.count == 0
     }
 
-    /// Reads the value at byte `at`, which the device may have written.
+    /// Reads number `index`, which the device may have written.
     ///
     /// # Panics
-    /// It does not lie within, or `at` is no multiple of its size.
+    /// There is no such number.
     #[inline(always)]
     #[must_use]
-    pub fn read<T: Plain>(&self, at: usize) -> T {
-        // SAFETY: within and aligned; any bits are a `T`.
-        unsafe { self.place::<T>(at).read_volatile() }
+    pub fn get(&self, index: usize) -> T {
+        assert!(index < self.count, "outside of a device's memory");
+        // SAFETY: within, as just seen; any bits are a `T`.
+        unsafe { self.start.add(index).read_volatile() }
     }
 
-    /// Writes the value at byte `at`, where the device may see it at once.
+    /// Writes number `index`, where the device may see it at once.
     ///
     /// # Panics
-    /// As [`DmaMemory::read`].
+    /// As [`Dma::get`].
     #[inline(always)]
-    pub fn write<T: Plain>(&mut self, at: usize, value: T) {
-        // SAFETY: within and aligned.
-        unsafe { self.place::<T>(at).write_volatile(value) }
+    pub fn set(&mut self, index: usize, value: T) {
+        assert!(index < self.count, "outside of a device's memory");
+        // SAFETY: within, as just seen.
+        unsafe { self.start.add(index).write_volatile(value) }
     }
 
-    #[inline(always)]
-    fn place<T: Plain>(&self, at: usize) -> NonNull<T> {
-        assert!(
-            at < self.length
-                && self.length - at >= size_of::<T>()
-                && at.is_multiple_of(size_of::<T>()),
-            "outside of a device's memory"
-        );
-        // SAFETY: checked above.
-        unsafe { self.start.add(at).cast() }
-    }
-
-    /// Its bytes, for buffers that only one side uses at a time: a driver
+    /// All of them, for buffers that only one side uses at a time: a driver
     /// must not look at those that it has given to the device.
     ///
-    /// A device that breaks this rule changes bytes while the program looks
+    /// A device that breaks this rule changes numbers while the program looks
     /// at them. What the program makes of them must not depend on reading the
-    /// same twice; `u8` has no wrong values.
+    /// same twice; they have no wrong values.
     #[inline(always)]
     #[must_use]
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
+    pub fn as_mut_slice(&mut self) -> &mut [T] {
         // SAFETY: it owns the memory, borrowed mutably here; of the device
         // see above.
-        unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
+        unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr(), self.count) }
     }
 }
 
@@ -128,10 +123,8 @@ fn take(length: usize) -> Option<NonNull<u8>> {
 /// On the host, for tests of drivers: memory that is never given back.
 #[cfg(not(target_os = "none"))]
 fn take(length: usize) -> Option<NonNull<u8>> {
-    std::vec![0_u64; length.div_ceil(8)]
-        .leak()
-        .first_mut()
-        .map(|first| NonNull::from(first).cast())
+    let memory = std::vec![0_u64; length.div_ceil(8).max(1)].leak();
+    memory.first_mut().map(|first| NonNull::from(first).cast())
 }
 
 /// Integers: any bits are a value.

@@ -1,6 +1,7 @@
-//! What exits cost: boots `partitions/bench.toml` on a machine whose clock
+//! What exits cost, and what forwarding does. Exits: boots `partitions/bench.toml` on a machine whose clock
 //! counts instructions, and reads what the program `bench` prints.
 
+mod forward;
 mod reference;
 mod table;
 
@@ -14,6 +15,7 @@ use serde::Serialize;
 use crate::machine::{Accel, Clock, MachineKind};
 use crate::run::Run;
 
+pub use forward::{Forwarding, forwarding, forwarding_table};
 pub use reference::Reference;
 pub use table::table;
 

@@ -7,14 +7,18 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use xtask::MachineKind;
-use xtask::bench::{measure, table};
+use xtask::bench::{forwarding, forwarding_table, measure, table};
 
-/// Measure what exits cost, in instructions, beside what they cost others.
+/// Measure what exits cost, in instructions, beside what they cost others; and
+/// how fast frames are forwarded, beside the bare machine.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Where: QEMU has AMD SVM, Bochs Intel VMX
     #[arg(long, value_enum, default_value_t = Machines::All)]
     machine: Machines,
+    /// Measure this alone
+    #[arg(long, value_enum)]
+    only: Option<Subject>,
     /// Write the figures, JSON, to FILE
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -23,7 +27,15 @@ pub(crate) struct Arguments {
     no_install: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Subject {
+    /// What exits cost
+    Exits,
+    /// Frames through l2fwd, in QEMU
+    L2fwd,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Machines {
     Qemu,
     Bochs,
@@ -44,7 +56,9 @@ impl Arguments {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let mut measurements = Vec::new();
         let mut code = ExitCode::SUCCESS;
-        for &machine in self.machine.list() {
+        let wants = |subject| self.only.is_none_or(|only| only == subject);
+        let exits = self.machine.list().iter();
+        for &machine in exits.filter(|_| wants(Subject::Exits)) {
             match measure(machine, !self.no_install) {
                 Ok(measurement) => {
                     println!("{}", table(&measurement));
@@ -57,8 +71,15 @@ impl Arguments {
                 }
             }
         }
+        let mut forwarded = Vec::new();
+        if wants(Subject::L2fwd) && self.machine != Machines::Bochs {
+            forwarded = forwarding(!self.no_install)?;
+            println!("{}", forwarding_table(&forwarded));
+        }
         if let Some(path) = &self.json {
-            let report = json!({ "schema": 1, "machines": measurements });
+            let report = json!({
+                "schema": 1, "machines": measurements, "forwarding": forwarded
+            });
             std::fs::write(path, format!("{report:#}\n"))
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }

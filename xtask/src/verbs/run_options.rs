@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use xtask::report::Report;
 use xtask::terminal::{RawMode, TerminalScreen, forward_keys, watch_signals};
-use xtask::{Outcome, Run, report, system};
+use xtask::{Nic, Outcome, Run, report, system};
 
 #[derive(Debug, Args)]
 pub(crate) struct RunOptions {
@@ -42,6 +42,11 @@ pub(crate) struct RunOptions {
     /// or a System.map; of a kernel booted with nokaslr
     #[arg(long, value_name = "FILE")]
     symbols: Option<PathBuf>,
+    /// Give the machine a network card: virtio, e1000 or e1000e, behind the
+    /// user-mode network or what NETDEV says (QEMU's -netdev without the id,
+    /// or ethmod=... of Bochs). In QEMU the first is 00:10.0, on Bochs 00:02.0
+    #[arg(long, value_name = "MODEL[=NETDEV]")]
+    nic: Vec<Nic>,
     /// Do not install missing packages: name them
     #[arg(long)]
     no_install: bool,
@@ -67,6 +72,9 @@ impl RunOptions {
         run = configure(run)
             .install(!self.no_install)
             .kernel_modules(self.module.iter());
+        for nic in &self.nic {
+            run = run.nic(nic.clone());
+        }
         if let Some(file) = &self.symbols {
             run = run.symbols(file);
         }
