@@ -7,7 +7,8 @@ use cloister_core::acpi::{Fadt, sleep_type};
 use cloister_core::bzimage::Kernel;
 use cloister_core::iommu::MAX_UNITS;
 use cloister_core::memory::{
-    E820_ENTRIES, FirmwareRange, LinuxNeed, Module, PartitionNeed, PlanInput, Range, kind, plan,
+    E820_ENTRIES, FirmwareRange, LARGE_PAGE, LinuxNeed, Module, PartitionNeed, PlanInput, Range,
+    kind, plan,
 };
 use cloister_core::policy::io::IoFacts;
 use cloister_manifest::{MANIFEST_MODULE, Machine, Manifest, PortRange};
@@ -22,10 +23,11 @@ use crate::boot::claim::{Claimed, claim};
 use crate::boot::info::{BootInfo, MAX_MODULES};
 use crate::boot::smp;
 use crate::boot::topology::smt_siblings;
-use crate::control::{self, Control};
+use crate::control::{self, Control, Failure};
 use crate::cores;
 use crate::iommu::Iommu;
 use crate::partition::Partition;
+use crate::partition::channels::Channels;
 use crate::partition::linux::{self, Linux, Source};
 use crate::partition::load;
 use crate::report;
@@ -174,12 +176,26 @@ pub(crate) fn memory(info: &BootInfo, manifest: &Manifest) -> Result<Claimed, Co
         firmware: &firmware,
         image,
         modules: &modules,
-        pool_bytes: manifest.hypervisor.memory.saturating_sub(image.len()),
+        // Channels come on top.
+        pool_bytes: manifest
+            .hypervisor
+            .memory
+            .saturating_sub(image.len())
+            .saturating_add(channel_bytes(manifest)),
         partitions: &needs,
         linux,
     };
     let plan = plan(&input).map_err(|error| complaint(format_args!("memory: {error}")))?;
     claim(plan).ok_or_else(|| complaint(format_args!("memory has been handed out before")))
+}
+
+/// What the channels take of the pool: their blocks, each aligned so that
+/// large pages map it.
+fn channel_bytes(manifest: &Manifest) -> u64 {
+    let sizes = manifest.channels.iter().map(|channel| channel.size);
+    let blocks: u64 = sizes.clone().sum();
+    let alignment: u64 = sizes.map(|size| size.min(LARGE_PAGE)).sum();
+    blocks + alignment
 }
 
 /// Whether this processor has 1 GiB pages.
@@ -296,21 +312,31 @@ pub(crate) fn system<V: Vendor>(
         foreign(info, manifest, memory).chain(registers).collect();
     let mut partitions: Vec<Partition<V>, MAX_PARTITIONS> = Vec::new();
     let table = control::statistics::table(pool).ok_or_else(no_memory)?;
+    let channels = Channels::create(manifest, pool).ok_or_else(no_memory)?;
     let blocks = core::mem::take(&mut memory.partitions);
     let all = (FIRST_PARTITION_ASID..)
-        .zip(&manifest.partitions)
+        .zip(manifest.partitions.iter().enumerate())
         .zip(blocks);
-    for (((asid, config), block), status) in all.zip(table) {
+    for (((asid, (index, config)), block), status) in all.zip(table) {
         let fail =
             |error: &dyn Display| complaint(format_args!("partition \"{}\": {error}", config.name));
         let module = info
             .module(&config.program)
             .ok_or_else(|| fail(&"its program is missing"))?;
         let image = module.bytes();
-        let partition = load::create::<V>(config, asid, block, image, status, pool, gib_pages)
-            .map_err(|error| fail(&error))?;
+        let source = load::Source {
+            config,
+            index,
+            asid,
+            block,
+            image,
+            status,
+            channels,
+        };
+        let partition = load::create::<V>(source, pool, gib_pages).map_err(|error| fail(&error))?;
         let cores = u32::try_from(config.cpus.len()).unwrap_or(0);
         partition.life.boot(config.autostart, cores);
+        partition.note_start();
         let _ = partitions.push(partition);
     }
     let linux = match &manifest.linux {
@@ -325,7 +351,7 @@ pub(crate) fn system<V: Vendor>(
         None => None,
     };
     let control = match &linux {
-        Some(linux) => control_function::<V>(firmware, table, &partitions, linux, pool)?,
+        Some(linux) => control_function::<V>(firmware, table, &partitions, linux, channels, pool)?,
         None => None,
     };
     let fadt = firmware.fadt.as_ref();
@@ -408,8 +434,9 @@ fn control_function<V: Vendor>(
     table: &'static control::statistics::Table,
     partitions: &[Partition<V>],
     linux: &Linux<V>,
+    channels: &Channels,
     pool: &FramePool,
-) -> Result<Option<Control>, Complaint> {
+) -> Result<Option<&'static Control>, Complaint> {
     const NO_MEMORY: &str = "hypervisor.memory is too small for the control function";
     let complain = |what: &str| complaint(format_args!("{what}"));
     let pages = control::statistics::Pages::new(table, firmware.cores.len(), pool);
@@ -418,8 +445,12 @@ fn control_function<V: Vendor>(
         pages.add_console(index, partition.console);
     }
     pages.describe::<V>(linux.guest.cpus, partitions.len());
-    let control = Control::create(firmware, pages, pool).map_err(complain)?;
-    if let Some(control) = &control
+    let control =
+        Control::create(firmware, pages, channels, pool).map_err(|failure| match failure {
+            Failure::NoMemory => complain(NO_MEMORY),
+            Failure::BusFull => complain("channel: PCI bus 0 has no free place for Linux's"),
+        })?;
+    if let Some(control) = control
         && !control.map_config(&linux.guest)
     {
         return Err(complain(NO_MEMORY));

@@ -28,7 +28,7 @@ pub(crate) struct System<V: Vendor> {
     /// What confines devices, on machines that have it.
     pub(crate) iommu: Option<Iommu>,
     /// Linux's view of all this; none without Linux.
-    pub(crate) control: Option<Control>,
+    pub(crate) control: Option<&'static Control>,
 }
 
 impl<V: Vendor> System<V> {

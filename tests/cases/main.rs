@@ -2,6 +2,7 @@
 //! one.
 
 mod apic;
+mod channels;
 mod control;
 mod cores;
 mod counting;
@@ -126,6 +127,10 @@ const CASES: &[Case] = &[
         manifests::machine_with_linux,
     ),
     host("bad-manifest-on-host", manifests::checked_on_the_host),
+    light("channel-in-order", channels::in_order),
+    light("channel-one-exit", channels::one_exit),
+    light("channel-hostile-peer", channels::hostile_peer),
+    light("channel-restarted-end", channels::restarted_end),
     light("debug-names-ipis", debug::ipis),
     light("debug-interrupts-off", debug::masked),
     light("debug-strict-names-sender", debug::strict),

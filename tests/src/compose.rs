@@ -124,6 +124,13 @@ pub fn partitions(parts: impl IntoIterator<Item = Part>) -> String {
         .fold(HYPERVISOR.to_owned(), |text, part| text + &part.to_string())
 }
 
+/// A `[[channel]]` between two partitions, or `linux` and one; add it to the
+/// text of a system.
+#[must_use]
+pub fn channel(name: &str, between: [&str; 2], size: &str) -> String {
+    format!("[[channel]]\nname = {name:?}\nbetween = {between:?}\nsize = {size:?}\n\n")
+}
+
 /// A system of Linux and partitions.
 #[must_use]
 pub fn with_linux(linux: &LinuxPart, parts: impl IntoIterator<Item = Part>) -> String {
@@ -145,12 +152,14 @@ mod tests {
             .args("quanta=5 print=\"x\"")
             .may("strict populate")
             .key("apic = true");
-        let text = with_linux(&linux("[0, 1]").cmdline("quiet"), [spin]);
+        let text = with_linux(&linux("[0, 1]").cmdline("quiet"), [spin])
+            + &channel("log", ["linux", "spin"], "64K");
         let loaded = cloister_manifest::parse("composed.toml".as_ref(), &text).unwrap();
         let partition = &loaded.manifest.partitions[0];
         assert_eq!(partition.args.as_str(), "quanta=5 print=\"x\"");
         assert!(partition.apic);
         assert_eq!(partition.cpus.len(), 2);
+        assert_eq!(loaded.manifest.channels[0].between, ["linux", "spin"]);
         let linux = loaded.manifest.linux.unwrap();
         assert_eq!(linux.cmdline.as_str(), "console=ttyS0 quiet");
     }

@@ -64,7 +64,7 @@ mod system;
 
 pub use check::{LinuxCheck, PartitionCheck, ViolationCheck};
 pub use cloister_abi::{LinuxState, PartitionState};
-pub use compose::{LinuxPart, Part, linux, part, partitions, with_linux};
+pub use compose::{LinuxPart, Part, channel, linux, part, partitions, with_linux};
 pub use ended::Ended;
 pub use program::build_program;
 pub use running::Running;

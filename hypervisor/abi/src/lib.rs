@@ -8,6 +8,7 @@
 #[cfg(feature = "std")]
 extern crate std;
 
+pub mod channel;
 pub mod control;
 pub mod counters;
 pub mod dataplane;
@@ -21,6 +22,7 @@ pub mod shared;
 pub mod state;
 pub mod trace;
 
+pub use channel::MAX_CHANNELS;
 pub use counters::CoreCounters;
 pub use dataplane::Dataplane;
 pub use hypercall::{Error, Hypercall};

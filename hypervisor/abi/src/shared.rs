@@ -7,6 +7,7 @@
 //! | `shared = align_up(memory, 1 GiB)` | [`PartitionInfo`], read-only |
 //! | `shared + 0x1000` | one [`crate::CoreCounters`] per core of the partition, read-only, live |
 //! | `console_gpa` | [`ConsoleRing`], read-write |
+//! | `channels_gpa` | [`crate::channel::ChannelTable`], read-only; the blocks are where it says, read-write |
 //!
 //! Every core enters at the ELF entry point in 64-bit mode, ring 0, interrupts
 //! off, with RDI = address of [`PartitionInfo`], RSI = index of this core in
@@ -65,7 +66,8 @@ pub struct PartitionInfo {
     /// Address of the [`crate::device::DeviceTable`], read-only; 0: the
     /// partition has no device.
     pub devices_gpa: u64,
-    /// Address of the table of channels, read-only; 0: it has none.
+    /// Address of the [`crate::channel::ChannelTable`], read-only; 0: it has
+    /// none.
     pub channels_gpa: u64,
     /// The partition's name, UTF-8.
     pub name: [u8; 32],

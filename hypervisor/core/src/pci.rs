@@ -8,6 +8,7 @@ pub const BARS: usize = 6;
 /// Offsets in the header.
 const COMMAND: usize = 0x04;
 const HEADER_BARS: usize = 0x10;
+const HEADER_TYPE: usize = 0x0c;
 const INTERRUPT_LINE: usize = 0x3c;
 /// Memory space enable.
 const MEMORY: u32 = 1 << 1;
@@ -28,6 +29,10 @@ pub struct Identity {
     pub subsystem: u16,
     /// Class, subclass and programming interface.
     pub class: u32,
+    /// Revision ID.
+    pub revision: u8,
+    /// The device has further functions.
+    pub multifunction: bool,
 }
 
 /// The function's registers.
@@ -45,7 +50,8 @@ impl Function {
         let mut registers = [0; REGISTERS];
         let mut writable = [0; REGISTERS];
         registers[0] = u32::from(identity.vendor) | u32::from(identity.device) << 16;
-        registers[2] = identity.class << 8;
+        registers[2] = identity.class << 8 | u32::from(identity.revision);
+        registers[HEADER_TYPE / 4] = u32::from(identity.multifunction) << 23;
         registers[0x2c / 4] = u32::from(identity.vendor) | u32::from(identity.subsystem) << 16;
         writable[COMMAND / 4] = COMMAND_MASK;
         writable[INTERRUPT_LINE / 4] = 0xff;
@@ -131,6 +137,8 @@ mod tests {
         device: 0x10f5,
         subsystem: 0x434c,
         class: 0xff_0000,
+        revision: 1,
+        multifunction: false,
     };
 
     fn function() -> Function {
@@ -143,9 +151,14 @@ mod tests {
         assert_eq!(function.read(0, 4), 0x10f5_1af4);
         assert_eq!(function.read(2, 2), 0x10f5);
         assert_eq!(function.read(1, 1), 0x1a);
-        assert_eq!(function.read(8, 4), 0xff00_0000);
+        assert_eq!(function.read(8, 4), 0xff00_0001);
         assert_eq!(function.read(0x2e, 2), 0x434c);
         assert_eq!(function.read(0x0e, 1), 0, "type 0, one function");
+        let several = Identity {
+            multifunction: true,
+            ..IDENTITY
+        };
+        assert_eq!(Function::new(&several, &[0; BARS]).read(0x0e, 1), 0x80);
         assert_eq!(function.read(0x100, 4), 0, "no extended capability");
         assert_eq!(function.read(3, 2), 0xffff_ffff, "across registers");
     }

@@ -147,6 +147,10 @@ unsafe impl Zeroable for cloister_abi::shared::ConsoleRing {}
 unsafe impl Zeroable for cloister_abi::shared::PartitionInfo {}
 // SAFETY: as above.
 unsafe impl Zeroable for cloister_abi::trace::TraceRing {}
+// SAFETY: as above.
+unsafe impl Zeroable for cloister_abi::channel::ChannelTable {}
+// SAFETY: as above.
+unsafe impl Zeroable for cloister_abi::channel::FunctionPage {}
 // SAFETY: as above, and atomic booleans.
 unsafe impl Zeroable for crate::watch::Watch {}
 // SAFETY: integers, booleans, and an enum whose first variant is 0.

@@ -35,10 +35,10 @@ pub(crate) fn selected() -> Option<Selected> {
     })
 }
 
-/// The highest device number of bus 0 at which nothing answers, if any. Only
-/// before Linux runs.
-pub(crate) fn free_device() -> Option<u8> {
-    (1..32).rev().find(|&device| {
+/// The device numbers of bus 0 at which nothing answers, the highest first.
+/// Only before Linux runs.
+pub(crate) fn free_devices() -> impl Iterator<Item = u8> {
+    (1..32).rev().filter(|&device| {
         let address = 1 << 31 | u32::from(device) << 11;
         // SAFETY: reading vendor IDs has no effect, and no guest is between
         // the two accesses.

@@ -38,11 +38,11 @@ fn fail(error: CallError, why: Arguments<'_>) -> (CallError, Message) {
 /// Linux writes to `gpa`, which it may not. `None`: that is none of the
 /// function's pages that take stores.
 pub(crate) fn memory_write<V: Vendor>(core: &mut Core<V>, gpa: u64) -> Option<Next> {
-    let control = core.system.control.as_ref()?;
+    let control = core.system.control?;
     let page = gpa & !(PAGE - 1);
-    let is_config = control.ecam == Some(page);
-    let is_control = control.state.lock().placed.first().copied().flatten() == Some(page);
-    if !is_config && !is_control {
+    let config = control.with_config(page);
+    let is_control = control.own().and_then(|own| own.placed(0)) == Some(page);
+    if config.is_none() && !is_control {
         return None;
     }
     let code = apic::fetch(core);
@@ -60,8 +60,8 @@ pub(crate) fn memory_write<V: Vendor>(core: &mut Core<V>, gpa: u64) -> Option<Ne
     };
     let offset = u16::try_from(gpa - page).unwrap_or(u16::MAX);
     #[expect(clippy::cast_possible_truncation, reason = "the width says how much")]
-    if is_config {
-        control.write_config(core, offset, store.width, store.value as u32);
+    if let Some(function) = config {
+        function.write_config(core, offset, store.width, store.value as u32);
     } else if offset == DOORBELL && store.width == 8 {
         ring(control, core, store.value);
     } else {

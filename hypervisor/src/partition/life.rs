@@ -151,6 +151,7 @@ pub(crate) fn renew_and_start<V: Vendor>(partition: &Partition<V>, this: usize) 
     load::untouch(partition);
     load::fill(partition);
     life.status.starts.fetch_add(1, Ordering::Release);
+    partition.note_start();
     let cores = partition.config.cpus;
     let number = u32::try_from(cores.len()).unwrap_or(0);
     life.status.inside.store(number, Ordering::Release);

@@ -14,6 +14,7 @@ use crate::arch::apic;
 use crate::arch::memory::{Block, Frame, FramePool, PAGE};
 use crate::control::statistics::set_text;
 use crate::cores;
+use crate::partition::channels::Channels;
 use crate::partition::{Image, Life, Partition};
 use crate::virt::guest::Guest;
 use crate::virt::{GuestKind, LongEntry, Permissions, Vendor};
@@ -49,20 +50,47 @@ const LARGE_LEAF: u64 = 0x83;
 /// Cache disable and write-through, for device registers.
 const DEVICE: u64 = 0x18;
 
+/// Guest-physical address of the shared pages of a partition with so much RAM.
+pub(crate) const fn shared_base(memory: u64) -> u64 {
+    memory.next_multiple_of(GIB)
+}
+
+/// What a partition is made of.
+pub(crate) struct Source {
+    pub(crate) config: &'static cloister_manifest::Partition,
+    /// Its place in the manifest.
+    pub(crate) index: usize,
+    /// ASID or VPID.
+    pub(crate) asid: u16,
+    /// Its RAM.
+    pub(crate) block: Block,
+    /// Its program.
+    pub(crate) image: &'static [u8],
+    /// Where its state is kept.
+    pub(crate) status: &'static PartitionStatus,
+    /// All channels.
+    pub(crate) channels: &'static Channels,
+}
+
 /// Makes a partition: maps nothing of its RAM yet, and loads its program.
 ///
 /// # Errors
 /// In words, without the partition's name.
 pub(crate) fn create<V: Vendor>(
-    config: &'static cloister_manifest::Partition,
-    asid: u16,
-    block: Block,
-    image: &'static [u8],
-    status: &'static PartitionStatus,
+    source: Source,
     pool: &'static FramePool,
     gib_pages: bool,
 ) -> Result<Partition<V>, heapless::String<160>> {
     const NO_MEMORY: &str = "hypervisor.memory is too small for its tables; make it larger";
+    let Source {
+        config,
+        index,
+        asid,
+        block,
+        image,
+        status,
+        channels,
+    } = source;
     let say = |text: &str| heapless::String::try_from(text).unwrap_or_default();
     let no_memory = || say(NO_MEMORY);
     if block.len() > MAX_MEMORY {
@@ -73,7 +101,7 @@ pub(crate) fn create<V: Vendor>(
     permit(&mut guest, config);
     guest.note_memory(0, block.range().start, block.len());
 
-    let shared = block.len().next_multiple_of(GIB);
+    let shared = shared_base(config.memory);
     let info: &'static mut PartitionInfo =
         pool.page().and_then(Frame::zeroed).ok_or_else(no_memory)?;
     let console: &'static ConsoleRing = pool
@@ -99,6 +127,10 @@ pub(crate) fn create<V: Vendor>(
     let size = size_of::<ConsoleRing>() as u64;
     info.console_gpa = add(address(console), size, Rights::RW)?;
     info.counters_gpa = shared + PAGE;
+    if let Some(table) = channels.table(index) {
+        info.channels_gpa = add(address(table), PAGE, Rights::READ)?;
+    }
+    channels.map(index, &guest).map_err(|_| no_memory())?;
     if config.apic && !apic::is_x2apic_machine() {
         guest
             .with_nested(|nested, tables| {
@@ -114,6 +146,8 @@ pub(crate) fn create<V: Vendor>(
         guest,
         block,
         shared,
+        channels,
+        channel_pages: channels.large_pages(index, shared),
         info,
         console,
         image: Mutex::new(Image::Module(image)),
@@ -200,6 +234,7 @@ pub(crate) fn fill<V: Vendor>(partition: &Partition<V>) {
     page_tables(
         memory,
         partition.shared,
+        partition.channel_pages,
         partition.config.apic && !apic::is_x2apic_machine(),
     );
     let restarts = partition.life.status.restarts.load(Ordering::Relaxed);
@@ -229,8 +264,9 @@ pub(crate) fn untouch<V: Vendor>(partition: &Partition<V>) {
     });
 }
 
-/// Identity-maps RAM, the shared pages and, if it has one, the APIC.
-fn page_tables(memory: &Block, shared: u64, apic: bool) {
+/// Identity-maps RAM, the shared pages, so many large pages of channels above
+/// them and, if it has one, the APIC.
+fn page_tables(memory: &Block, shared: u64, channels: u64, apic: bool) {
     memory.entry(PML4, 0, PDPT | TABLE);
     for page in 1..LARGE_PAGES {
         memory.entry(PT, page, (page * PAGE) | TABLE);
@@ -246,7 +282,9 @@ fn page_tables(memory: &Block, shared: u64, apic: bool) {
         }
     }
     memory.entry(PDS, 0, PT | TABLE);
-    memory.entry(SHARED_PD, 0, shared | LARGE_LEAF);
+    for page in 0..=channels {
+        memory.entry(SHARED_PD, page, (shared + page * LARGE) | LARGE_LEAF);
+    }
     memory.entry(PDPT, shared / GIB, SHARED_PD | TABLE);
     if apic {
         let large = APIC_PAGE & !(LARGE - 1);

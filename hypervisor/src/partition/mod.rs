@@ -2,6 +2,7 @@
 //! Linux, as far as it is loaded and ended in the same way.
 
 pub(crate) mod backtrace;
+pub(crate) mod channels;
 pub(crate) mod dataplane;
 pub(crate) mod life;
 pub(crate) mod linux;
@@ -17,6 +18,7 @@ use cloister_abi::shared::{ConsoleRing, PartitionInfo};
 use spin::Mutex;
 
 use crate::arch::memory::{Block, Frame};
+use crate::partition::channels::Channels;
 use crate::virt::Vendor;
 use crate::virt::guest::Guest;
 
@@ -28,6 +30,10 @@ pub(crate) struct Partition<V: Vendor> {
     pub(crate) block: Block,
     /// Guest-physical address of the shared pages.
     pub(crate) shared: u64,
+    /// All channels, some of which are its own.
+    pub(crate) channels: &'static Channels,
+    /// How many large pages of its own tables map them.
+    pub(crate) channel_pages: u64,
     /// What its program is told.
     pub(crate) info: &'static PartitionInfo,
     /// What its program prints. Nothing in it is trusted.
@@ -176,6 +182,16 @@ impl<V: Vendor> Partition<V> {
     /// Its name.
     pub(crate) fn name(&self) -> &'static str {
         &self.config.name
+    }
+
+    /// Tells the other ends of its channels that it is started.
+    pub(crate) fn note_start(&self) {
+        let starts = self.life.status.starts.load(Ordering::Relaxed);
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "it still changes each time"
+        )]
+        self.channels.note_start(self.name(), starts as u32);
     }
 
     /// Whether the operator imposes DEBUG.

@@ -101,13 +101,15 @@
 //!
 //! # `[[channel]]`
 //!
-//! Shared memory and a doorbell between two of them. Up to 32.
+//! Shared memory between two of them, through which both send messages; up to
+//! 32. A partition opens it by its name, Linux finds a PCI function for each of
+//! its own (see [`cloister_abi::channel`]).
 //!
 //! | key | default | what |
 //! |---|---|---|
 //! | `name` | required | its name |
 //! | `between` | required | two different ends: names of partitions, or `"linux"` |
-//! | `size` | required | shared memory: 4K to 1G, a multiple of 4K |
+//! | `size` | required | shared memory: 4K to 64M, a power of two; all channels together at most 256M. It comes on top of `hypervisor.memory`. Each direction gets a bit less than half |
 #![cfg_attr(not(feature = "std"), no_std)]
 
 mod blob;

@@ -5,6 +5,7 @@
 
 use core::fmt;
 
+pub use cloister_abi::MAX_CHANNELS;
 use cloister_abi::shared::MAX_ARGS;
 use cloister_abi::{Dataplane, MAX_NAME, MAX_PARTITIONS};
 use heapless::{String, Vec};
@@ -16,8 +17,6 @@ use crate::hardware::{Console, Device, PortRange};
 /// Longest kernel command line, bytes. (Linux takes up to 2047 on x86:
 /// `COMMAND_LINE_SIZE`.)
 pub const MAX_CMDLINE: usize = 1024;
-/// Most channels in one manifest.
-pub const MAX_CHANNELS: usize = 32;
 /// Most port ranges of one partition.
 pub const MAX_PORT_RANGES: usize = 16;
 /// Most devices of one partition.

@@ -109,8 +109,8 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn channel()(name in name(), ends in (name(), name()), pages in 1..9_u64) -> Channel {
-        Channel { name, between: [ends.0, ends.1], size: pages * 4096 }
+    fn channel()(name in name(), ends in (name(), name()), order in 12..16_u32) -> Channel {
+        Channel { name, between: [ends.0, ends.1], size: 1 << order }
     }
 }
 

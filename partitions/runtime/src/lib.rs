@@ -71,7 +71,7 @@
 //!   compiled code.
 //! - All RAM is mapped at its own address. What the image does not take, from
 //!   [`provoke::image_end`] to [`Partition::memory`], is free.
-//! - [`print!`] and reading counters cost no exit. Everything in
+//! - [`print!`], reading counters and everything in [`mod@channel`] cost no exit. Everything in
 //!   [`mod@hypercall`] costs one.
 //!
 //! # How a program ends
@@ -92,6 +92,8 @@ pub mod args;
 pub mod dma;
 mod partition;
 
+#[cfg(target_os = "none")]
+pub mod channel;
 #[cfg(target_os = "none")]
 pub mod console;
 #[cfg(target_os = "none")]

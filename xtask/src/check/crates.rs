@@ -15,8 +15,13 @@ const RULES: &[(&str, &[&str])] = &[
         "cloister-bare",
         &["cloister-abi", "cloister-core", "cloister-manifest"],
     ),
-    ("cloister-runtime", &["cloister-abi"]),
+    ("cloister-channel", &["cloister-abi"]),
+    ("cloister-runtime", &["cloister-abi", "cloister-channel"]),
     ("cloister-net", &["cloister-runtime"]),
+    (
+        "cloister-tool",
+        &["cloister-abi", "cloister-channel", "cloister-manifest"],
+    ),
     ("guest-linux", &["cloister-abi", "cloister-manifest"]),
     (
         "xtask",

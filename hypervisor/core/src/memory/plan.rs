@@ -138,7 +138,9 @@ pub enum Owner<'a> {
 impl fmt::Display for Owner<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Pool => f.write_str("the hypervisor (key `hypervisor.memory`)"),
+            Self::Pool => f.write_str(
+                "the hypervisor and the channels (keys `hypervisor.memory`, `channel.size`)",
+            ),
             Self::Partition(name) => write!(f, "partition `{name}`"),
             Self::Kernel => f.write_str("Linux's kernel (below 4 GiB)"),
             Self::BootData => f.write_str("Linux's boot data (below 4 GiB)"),

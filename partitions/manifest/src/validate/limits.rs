@@ -1,7 +1,7 @@
 //! Sizes and ports that are possible, and why.
 
-use cloister_abi::MAX_CORES;
 use cloister_abi::shared::{PROGRAM_BASE, STACK_SIZE};
+use cloister_abi::{MAX_CORES, channel};
 
 use crate::hardware::PortRange;
 use crate::size::{GIB, KIB, MIB};
@@ -22,10 +22,13 @@ pub const MAX_HYPERVISOR_MEMORY: u64 = 4 * GIB;
 /// Memory that must be left for Linux. (A distribution kernel and its initrd
 /// do not unpack in less.)
 pub const MIN_LINUX_MEMORY: u64 = 128 * MIB;
-/// The size of a channel is a multiple of this.
-pub const CHANNEL_GRANULE: u64 = 4 * KIB;
+/// Least shared memory of a channel. Its size is a power of two: Linux finds it
+/// in a BAR.
+pub const MIN_CHANNEL_SIZE: u64 = channel::MIN_SIZE;
 /// Most shared memory of a channel.
-pub const MAX_CHANNEL_SIZE: u64 = GIB;
+pub const MAX_CHANNEL_SIZE: u64 = channel::MAX_SIZE;
+/// Most shared memory of all channels.
+pub const MAX_CHANNELS_SIZE: u64 = channel::MAX_ALL;
 
 /// Bytes below [`PROGRAM_BASE`] that the loader needs: 8 pages for page 0
 /// (never mapped), the GDT and the upper levels of the initial page tables, a

@@ -4,8 +4,8 @@ use core::fmt;
 
 use super::Sink;
 use super::limits::{
-    CHANNEL_GRANULE, MAX_CHANNEL_SIZE, MAX_HYPERVISOR_MEMORY, MAX_PARTITION_MEMORY, MEMORY_GRANULE,
-    MIN_HYPERVISOR_MEMORY, MIN_PARTITION_MEMORY,
+    MAX_HYPERVISOR_MEMORY, MAX_PARTITION_MEMORY, MEMORY_GRANULE, MIN_HYPERVISOR_MEMORY,
+    MIN_PARTITION_MEMORY,
 };
 use crate::model::Manifest;
 use crate::problem::Problem;
@@ -25,15 +25,6 @@ pub(super) fn check(manifest: &Manifest, sink: Sink<'_>) {
             format_args!("partition[{index}].memory"),
             each.memory,
             partition,
-            sink,
-        );
-    }
-    let channel = (CHANNEL_GRANULE, MAX_CHANNEL_SIZE, CHANNEL_GRANULE);
-    for (index, each) in manifest.channels.iter().enumerate() {
-        size(
-            format_args!("channel[{index}].size"),
-            each.size,
-            channel,
             sink,
         );
     }

@@ -162,7 +162,24 @@ fn sizes_need_a_unit_and_must_be_possible() {
         &with("\"64K\"", "\"2K\""),
         &[(
             "x.toml:36: channel[0].size: 2K is too small",
-            "multiple of 4K from 4K to 1G",
+            "power of two from 4K to 64M",
+        )],
+    );
+    refused(
+        &with("\"64K\"", "\"48K\""),
+        &[(
+            "x.toml:36: channel[0].size: 48K is no power of two",
+            "power of two from 4K to 64M",
+        )],
+    );
+    let five = (0..5).map(|n| {
+        format!("[[channel]]\nname = 'c{n}'\nbetween = ['linux', 'spin']\nsize = '64M'\n")
+    });
+    refused(
+        &with("[[channel]]", &(five.collect::<String>() + "[[channel]]")),
+        &[(
+            "x.toml:52: channel[4].size: with this the channels have 320M",
+            "256M together at most",
         )],
     );
 }
