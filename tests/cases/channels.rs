@@ -67,25 +67,20 @@ pub(crate) fn hostile_peer(bench: &Bench) -> Result<()> {
     let ends = [
         end("good", 0, "suffer"),
         end("bad", 1, &format!("scribble messages={rounds}")),
-        end("from", 2, "send channel=other messages=2000"),
-        end("to", 3, "receive channel=other messages=2000"),
     ];
-    let text = partitions(ends)
-        + &channel("ring", ["good", "bad"], "8K")
-        + &channel("other", ["from", "to"], "8K");
-    let ended = bench.system(text).run_to_end()?.completed()?;
+    let ended = bench
+        .system(partitions(ends) + &channel("ring", ["good", "bad"], "8K"))
+        .run_to_end()?
+        .completed()?;
     ended
         .partition("bad")?
         .finished(0)?
         .says(&format!("messages: scribbled={rounds}"))?;
-    for name in ["good", "from", "to"] {
-        ended
-            .partition(name)?
-            .finished(0)?
-            .since_quiesce(0)?
-            .violations(0)?;
-    }
-    let good = ended.partition("good")?;
+    let good = ended
+        .partition("good")?
+        .finished(0)?
+        .since_quiesce(0)?
+        .violations(0)?;
     for what in ["damaged", "refused"] {
         let count = good.value(what)?;
         good.check(count > 0, format!("{what}={count}"))?;
