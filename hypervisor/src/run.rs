@@ -16,7 +16,7 @@ use crate::report;
 use crate::system::System;
 use crate::trace;
 use crate::virt::guest::Guest;
-use crate::virt::{Exited, Frequent, GuestKind, Server, Vcpu, VcpuConfig, Vendor, make_vcpu};
+use crate::virt::{Exit, Exited, Frequent, GuestKind, Server, Vcpu, VcpuConfig, Vendor, make_vcpu};
 use crate::watch::Source;
 
 /// Everything a core has at hand while it serves its guest.
@@ -35,8 +35,8 @@ pub(crate) struct Core<V: Vendor> {
     /// Those that the program asked for: the operator may impose DEBUG, on
     /// Linux's cores as well.
     pub(crate) asked: Dataplane,
-    /// QUIESCE (which STRICT implies) or DEBUG is in force: the one test that
-    /// every exit pays for them.
+    /// QUIESCE (which STRICT implies) or DEBUG is in force: every entry is then
+    /// one with attention, so that other cores' exits do not pay for them.
     pub(crate) watched: bool,
     /// The last interrupt that exited, and who sent it.
     pub(crate) last_source: Source,
@@ -179,16 +179,7 @@ impl<V: Vendor> Core<V> {
     /// Runs the guest until it parks.
     #[inline(never)]
     fn run(&mut self) {
-        loop {
-            let next = if self.watched {
-                self.watched_exit()
-            } else {
-                self.next_exit()
-            };
-            if next == Next::Park {
-                return;
-            }
-        }
+        while self.next_exit() == Next::Resume {}
     }
 
     /// Enters the guest and serves its next exit: the hot path.
@@ -196,31 +187,35 @@ impl<V: Vendor> Core<V> {
     fn next_exit(&mut self) -> Next {
         let Exited { code, tsc } = self.vcpu.run();
         match V::Vcpu::serve_frequent(&mut Round { core: self, tsc }, code) {
-            Some(next) => next,
-            None => self.rare_exit(code, tsc),
+            Ok(next) => next,
+            Err(code) => self.rare_exit(code, tsc),
         }
     }
 
+    /// The same where it is not an everyday exit.
     #[cold]
     #[inline(never)]
     fn rare_exit(&mut self, code: u64, tsc: u64) -> Next {
+        let (code, tsc) = if code == V::Vcpu::ATTENTION {
+            let Exited { code, tsc } = self.vcpu.run_with_attention();
+            (code, tsc)
+        } else {
+            (code, tsc)
+        };
         let Some(exit) = self.vcpu.exit(code) else {
             return Next::Resume;
         };
+        if self.watched {
+            return self.watched_exit(exit, tsc);
+        }
         let rip = self.vcpu.rip();
         let Served { reason, next, .. } = exit::serve(self, exit);
         self.account(reason, rip, cpu::tsc().wrapping_sub(tsc));
         next
     }
 
-    /// The same for a core that is [`Self::watched`].
-    #[cold]
-    #[inline(never)]
-    fn watched_exit(&mut self) -> Next {
-        let Exited { code, tsc } = self.vcpu.run();
-        let Some(exit) = self.vcpu.exit(code) else {
-            return Next::Resume;
-        };
+    /// Serves an exit of a core that is [`Self::watched`].
+    fn watched_exit(&mut self, exit: Exit, tsc: u64) -> Next {
         if violation::check(self, &exit, tsc) == Next::Park {
             return Next::Park;
         }
@@ -351,6 +346,7 @@ impl<V: Vendor> Core<V> {
         }
         self.dataplane = flags;
         self.watched = flags.intersects(Dataplane::QUIESCE | Dataplane::DEBUG);
+        self.vcpu.set_watched(self.watched);
         self.counters
             .dataplane
             .store(flags.bits(), Ordering::Relaxed);

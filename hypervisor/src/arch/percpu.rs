@@ -15,6 +15,9 @@ pub(crate) struct PerCpu {
     /// An NMI arrived while the hypervisor itself ran. Set by the NMI handler;
     /// the exit loop takes it. Assembly reads it at [`NMI_OFFSET`].
     nmi: AtomicBool,
+    /// Something is to be done before the core enters its guest. Behind the NMI
+    /// flag, so that assembly can test both at once.
+    attention: AtomicBool,
     /// The last external interrupt that the hypervisor took: `0x100 | vector`.
     taken: AtomicU32,
     /// The next one is left in service, for its guest to EOI.
@@ -33,6 +36,7 @@ pub(crate) struct PerCpu {
 
 /// Offset of the NMI flag from the GS base.
 pub(crate) const NMI_OFFSET: usize = core::mem::offset_of!(PerCpu, nmi);
+const _: () = assert!(NMI_OFFSET + 1 == core::mem::offset_of!(PerCpu, attention));
 
 impl PerCpu {
     /// Data for core number `core` with APIC ID `apic_id`.
@@ -40,6 +44,7 @@ impl PerCpu {
         Self {
             this: AtomicU64::new(0),
             nmi: AtomicBool::new(false),
+            attention: AtomicBool::new(false),
             taken: AtomicU32::new(0),
             keep_in_service: AtomicBool::new(false),
             core: AtomicU32::new(core),
@@ -98,6 +103,12 @@ impl PerCpu {
             0 => None,
             taken => Some(taken.to_le_bytes()[0]),
         }
+    }
+
+    /// Says whether something is to be done before the guest is entered. Only
+    /// the core itself asks and tells.
+    pub(crate) fn set_attention(&self, on: bool) {
+        self.attention.store(on, Ordering::Relaxed);
     }
 
     /// Called by the NMI handler.

@@ -72,23 +72,22 @@ const LENGTH: u8 = 2;
 #[inline(always)]
 pub(crate) fn serve<V: Vendor>(core: &mut Core<V>) -> Served {
     let vcpu = &mut core.vcpu;
-    #[expect(clippy::cast_possible_truncation, reason = "CPUID reads EAX and ECX")]
-    let (leaf, subleaf) = (
-        vcpu.register(reg::RAX) as u32,
-        vcpu.register(reg::RCX) as u32,
-    );
-    match core.cpuid.fixed(leaf, subleaf) {
+    #[expect(clippy::cast_possible_truncation, reason = "CPUID reads EAX")]
+    let leaf = vcpu.register(reg::RAX) as u32;
+    match core.cpuid.plain(leaf) {
         Some(result) => vcpu.set_cpuid(result),
-        None => look_up(vcpu, core.cpuid, leaf, subleaf),
+        None => look_up(vcpu, core.cpuid, leaf),
     }
     vcpu.skip(LENGTH);
     Served::resume(Reason::Cpuid)
 }
 
-/// Leaves that depend on control registers, or that do not exist.
-#[cold]
+/// Leaves with subleaves, those that depend on control registers, and those
+/// that do not exist.
 #[inline(never)]
-fn look_up<V: Vcpu>(vcpu: &mut V, cpuid: &CpuidCache, leaf: u32, subleaf: u32) {
+fn look_up<V: Vcpu>(vcpu: &mut V, cpuid: &CpuidCache, leaf: u32) {
+    #[expect(clippy::cast_possible_truncation, reason = "CPUID reads ECX")]
+    let subleaf = vcpu.register(reg::RCX) as u32;
     let result = cpuid.lookup(leaf, subleaf, || dynamic(vcpu));
     vcpu.set_cpuid(&result);
 }

@@ -19,12 +19,14 @@ pub(crate) fn is_set_dataplane<V: Vendor>(core: &mut Core<V>) -> bool {
     core.vcpu.register(reg::RAX) == Hypercall::SetDataplane as u64 && core.vcpu.cpl() == 0
 }
 
+// The null call finds its result in RAX.
+const _: () = assert!(Hypercall::Null as u64 == 0);
+
 /// Serves a hypercall.
 #[inline(always)]
 pub(crate) fn serve<V: Vendor>(core: &mut Core<V>) -> Served {
     let is_null = core.vcpu.register(reg::RAX) == Hypercall::Null as u64;
     if is_null && core.vcpu.cpl() == 0 {
-        core.vcpu.set_register(reg::RAX, 0);
         core.vcpu.skip(LENGTH);
         return Served::resume(Reason::Hypercall);
     }

@@ -201,13 +201,25 @@ pub(crate) trait Vcpu: Sized {
     /// Following Power-up, Reset, or INIT"): real mode at `vector << 12`.
     fn reset_sipi(&mut self, vector: u8);
 
-    /// Enters the guest; returns at the next exit.
+    /// Enters the guest; returns at the next exit. Where something is to be
+    /// done before that, it does nothing and returns [`Self::ATTENTION`]:
+    /// [`Self::run_with_attention`] is to be called then.
     fn run(&mut self) -> Exited;
+    /// Sees to what there is (events, flushes, the first entry), enters the
+    /// guest, and returns at the next exit.
+    fn run_with_attention(&mut self) -> Exited;
+    /// The code that says so; no exit has it.
+    const ATTENTION: u64;
+    /// Makes every entry one with attention: for a core that is watched.
+    fn set_watched(&mut self, on: bool);
 
     /// If the reason is one of [`Frequent`], has `server` serve the exit.
     /// `code` is what [`Self::run`] has just returned. In the hot path all of
     /// it is inlined: what serves an exit stands where it is decoded.
-    fn serve_frequent<S: Server<Self>>(server: &mut S, code: u64) -> Option<S::Output>;
+    ///
+    /// # Errors
+    /// `code` again, if it is none of them; then [`Self::exit`] knows.
+    fn serve_frequent<S: Server<Self>>(server: &mut S, code: u64) -> Result<S::Output, u64>;
     /// Why, whatever it was; `None` if the vCPU has seen to it and there is
     /// nothing to tell.
     fn exit(&mut self, code: u64) -> Option<Exit>;
@@ -230,7 +242,7 @@ pub(crate) trait Vcpu: Sized {
     /// Sets EAX, EBX, ECX and EDX (CPUID); the upper halves become 0.
     fn set_cpuid(&mut self, result: &Regs);
 
-    /// Instruction pointer at the last exit.
+    /// Instruction pointer at the last exit. To be asked before it is moved.
     fn rip(&self) -> u64;
     /// RFLAGS at the last exit.
     fn rflags(&self) -> u64;

@@ -35,9 +35,12 @@ const WITH_ERROR: u32 = 1 << 8
 
 /// See [`crate::virt::Vcpu::serve_frequent`].
 #[inline(always)]
-pub(super) fn serve_frequent<S: Server<SvmVcpu>>(server: &mut S, code: u64) -> Option<S::Output> {
+pub(super) fn serve_frequent<S: Server<SvmVcpu>>(
+    server: &mut S,
+    code: u64,
+) -> Result<S::Output, u64> {
     let vmcb = &server.vcpu().area.vmcb;
-    Some(match code {
+    Ok(match code {
         0x72 => server.serve(Frequent::Cpuid),
         0x7c if vmcb.control.exit_info1 & 1 == 0 => server.serve(Frequent::Rdmsr),
         0x7c => server.serve(Frequent::Wrmsr),
@@ -54,7 +57,7 @@ pub(super) fn serve_frequent<S: Server<SvmVcpu>>(server: &mut S, code: u64) -> O
             let fault = nested_page_fault(vmcb);
             server.serve(fault)
         }
-        _ => return None,
+        _ => return Err(code),
     })
 }
 

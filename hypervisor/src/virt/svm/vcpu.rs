@@ -32,6 +32,7 @@ pub(crate) struct SvmVcpu {
     features: Features,
     /// [`Self::before_entry`] has something to do.
     pub(super) attention: bool,
+    watched: bool,
     /// What was changed in the VMCB since the last entry.
     dirty: Clean,
     /// Drop the guest's translations at the next entry.
@@ -97,6 +98,7 @@ impl Vcpu for SvmVcpu {
             area,
             features,
             attention: true,
+            watched: false,
             dirty: Clean::all(),
             flush: true,
             shutdown: false,
@@ -121,25 +123,35 @@ impl Vcpu for SvmVcpu {
 
     #[inline(always)]
     fn run(&mut self) -> Exited {
-        if self.attention && self.before_entry() {
+        if self.attention {
+            return Exited {
+                code: Self::ATTENTION,
+                tsc: 0,
+            };
+        }
+        self.enter()
+    }
+
+    fn run_with_attention(&mut self) -> Exited {
+        if self.before_entry() {
             return Exited {
                 code: exit::SHUTDOWN,
                 tsc: cpu::tsc(),
             };
         }
-        // SAFETY: the area is ours, `new` saved the host state, and the
-        // nested page table holds no memory of the hypervisor.
-        unsafe { entry::enter(&raw mut *self.area) };
-        let tsc = cpu::tsc();
-        if self.interrupted_event() & VALID != 0 {
-            self.deliver_again();
-        }
-        let code = self.area.vmcb.control.exit_code;
-        Exited { code, tsc }
+        self.enter()
+    }
+
+    /// Exit codes end at 0x403, but for those with all upper bits set.
+    const ATTENTION: u64 = 1 << 32;
+
+    fn set_watched(&mut self, on: bool) {
+        self.watched = on;
+        self.attention = true;
     }
 
     #[inline(always)]
-    fn serve_frequent<S: Server<Self>>(server: &mut S, code: u64) -> Option<S::Output> {
+    fn serve_frequent<S: Server<Self>>(server: &mut S, code: u64) -> Result<S::Output, u64> {
         exit::serve_frequent(server, code)
     }
 
@@ -160,8 +172,8 @@ impl Vcpu for SvmVcpu {
             _ => {}
         }
         Some(match exit::serve_frequent(&mut Teller(self), code) {
-            Some(exit) => Exit::Frequent(exit),
-            None => exit::rare(code, &self.area.vmcb),
+            Ok(exit) => Exit::Frequent(exit),
+            Err(code) => exit::rare(code, &self.area.vmcb),
         })
     }
 
@@ -334,6 +346,19 @@ impl Vcpu for SvmVcpu {
 }
 
 impl SvmVcpu {
+    #[inline(always)]
+    fn enter(&mut self) -> Exited {
+        // SAFETY: the area is ours, `new` saved the host state, and the
+        // nested page table holds no memory of the hypervisor.
+        unsafe { entry::enter(&raw mut *self.area) };
+        let tsc = cpu::tsc();
+        if self.interrupted_event() & VALID != 0 {
+            self.deliver_again();
+        }
+        let code = self.area.vmcb.control.exit_code;
+        Exited { code, tsc }
+    }
+
     /// Says that the parts `clean` of the VMCB have changed.
     pub(super) fn touch(&mut self, clean: Clean) {
         self.dirty |= clean;
@@ -409,7 +434,7 @@ impl SvmVcpu {
             (true, true) => TLB_FLUSH_GUEST,
         };
         // Once more before the entry after this one, to undo both.
-        self.attention = nmi_waits || self.flush || !self.dirty.is_empty();
+        self.attention = nmi_waits || self.flush || !self.dirty.is_empty() || self.watched;
         self.flush = false;
         self.dirty = Clean::empty();
         false

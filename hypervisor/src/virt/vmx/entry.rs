@@ -18,12 +18,11 @@ use crate::virt::{Registers, reg};
 /// What the assembly works on.
 #[repr(C, align(256))]
 pub(super) struct Context {
-    /// First, so that the address of the context is RSP once all are pushed.
+    /// All but RSP, which is in the VMCS. First, so that the address of the
+    /// context is RSP once all are pushed.
     pub(super) registers: Registers,
     /// The hypervisor's RSP during the guest's run.
     host_rsp: u64,
-    /// RSP as the VMCS holds it: written there again only if changed.
-    pub(super) vmcs_rsp: u64,
 }
 
 const _: () = assert!(offset_of!(Context, registers) == 0);
@@ -32,32 +31,33 @@ const _: () = assert!(size_of::<Registers>() == 128 && size_of::<Context>() == 2
 const _: () = assert!(reg::RAX == 0 && reg::RCX == 1 && reg::RDX == 2 && reg::RBX == 3);
 const _: () = assert!(reg::RSP == 4 && reg::RBP == 5 && reg::RSI == 6 && reg::RDI == 7);
 
-/// An NMI was noted before the entry; the guest has not run.
+/// An NMI was noted, or attention asked for, before the entry; the guest has not
+/// run.
 pub(super) const ABANDONED: u64 = 1 << 32;
+/// An NMI was noted before an entry with attention; the guest has not run.
+pub(super) const NMI_NOTED: u64 = 3 << 32;
 /// VMfail; the VM-instruction error field says why.
 pub(super) const FAILED: u64 = 2 << 32;
 
-// Of the two copies, the one with VMRESUME is the hot path: 26 instructions
-// in, 26 out. The NMI handler moves a core that it finds between the test of
-// the NMI flag and the end of VMRESUME to `abandon` (`.nmi_restart`).
+// Of the three copies, the first is the hot path, which tests the NMI flag and
+// the one for attention at once: 23 instructions in, 22 out. The NMI handler
+// moves a core that it finds between the test and the end of VMRESUME to
+// `abandon` (`.nmi_restart`).
 global_asm!(
     r#"
-.macro CLOISTER_VMX_ENTER instruction
+.macro CLOISTER_VMX_ENTER flags, instruction
     push rbx
     push rbp
     mov [rdi + {host_rsp}], rsp
     mov rsp, rdi
 2:
-    cmp byte ptr gs:[{nmi}], 0
+    cmp \flags ptr gs:[{nmi}], 0
     jne cloister_vmx_abandon
     pop rax
     pop rcx
     pop rdx
     pop rbx
     pop rbp
-    cmp rbp, [rsp + {vmcs_rsp} - 40]
-    jne 4f
-3:
     pop rbp
     pop rsi
     pop rdi
@@ -70,27 +70,20 @@ global_asm!(
     pop r14
     pop r15
     \instruction
-5:
+3:
     mov rsp, [rsp + {host_rsp} - 128]
     pop rbp
     pop rbx
-    mov rax, {failed}
+    mov rsi, {failed}
     ret
-4:
-    mov esi, {guest_rsp}
-    vmwrite rsi, rbp
-    mov [rsp + {vmcs_rsp} - 40], rbp
-    jmp 3b
-6:
     .pushsection .nmi_restart, "a"
-    .quad 2b, 5b, cloister_vmx_abandon
-    .quad 4b, 6b, cloister_vmx_abandon
+    .quad 2b, 3b, cloister_vmx_abandon
     .popsection
 .endm
 
 .balign 64
 cloister_vmx_resume:
-    CLOISTER_VMX_ENTER vmresume
+    CLOISTER_VMX_ENTER word, vmresume
 .balign 64
 cloister_vmx_exit:
     push r15
@@ -104,10 +97,7 @@ cloister_vmx_exit:
     push rdi
     push rsi
     push rbp
-    mov ebp, {guest_rsp}
-    vmread rbp, rbp
     push rbp
-    mov [rsp + {vmcs_rsp} - 32], rbp
     push rbx
     push rdx
     push rcx
@@ -116,24 +106,25 @@ cloister_vmx_exit:
     mov eax, {exit_reason}
     pop rbp
     pop rbx
-    vmread rax, rax
+    vmread rsi, rax
     ret
 
-cloister_vmx_launch:
-    CLOISTER_VMX_ENTER vmlaunch
+cloister_vmx_resume_with_attention:
+    CLOISTER_VMX_ENTER byte, vmresume
+
+cloister_vmx_launch_with_attention:
+    CLOISTER_VMX_ENTER byte, vmlaunch
 
 cloister_vmx_abandon:
     and rsp, -256
     mov rsp, [rsp + {host_rsp}]
     pop rbp
     pop rbx
-    mov rax, {abandoned}
+    mov rsi, {abandoned}
     ret
 "#,
     host_rsp = const offset_of!(Context, host_rsp),
-    vmcs_rsp = const offset_of!(Context, vmcs_rsp),
     nmi = const NMI_OFFSET,
-    guest_rsp = const x86::vmx::vmcs::guest::RSP,
     exit_reason = const x86::vmx::vmcs::ro::EXIT_REASON,
     abandoned = const ABANDONED,
     failed = const FAILED,
@@ -142,7 +133,8 @@ cloister_vmx_abandon:
 unsafe extern "C" {
     static cloister_vmx_exit: u8;
     fn cloister_vmx_resume();
-    fn cloister_vmx_launch();
+    fn cloister_vmx_resume_with_attention();
+    fn cloister_vmx_launch_with_attention();
 }
 
 /// Address of the way out: HOST_RIP.
@@ -178,8 +170,8 @@ macro_rules! enter {
                     "call {enter}",
                     enter = sym $symbol,
                     inout("rdi") core::ptr::from_mut(context) => _,
-                    lateout("rax") outcome,
-                    lateout("rcx") _, lateout("rdx") _, lateout("rsi") _,
+                    lateout("rsi") outcome,
+                    lateout("rax") _, lateout("rcx") _, lateout("rdx") _,
                     lateout("r8") _, lateout("r9") _, lateout("r10") _, lateout("r11") _,
                     lateout("r12") _, lateout("r13") _, lateout("r14") _, lateout("r15") _,
                 );
@@ -190,12 +182,16 @@ macro_rules! enter {
 }
 
 enter! {
-    /// Enters the guest by VMRESUME.
+    /// Enters the guest by VMRESUME, unless something is to be done before.
     resume, cloister_vmx_resume
 }
 enter! {
+    /// Enters the guest by VMRESUME.
+    resume_with_attention, cloister_vmx_resume_with_attention
+}
+enter! {
     /// Enters the guest by VMLAUNCH: the first time after VMCLEAR.
-    launch, cloister_vmx_launch
+    launch_with_attention, cloister_vmx_launch_with_attention
 }
 
 /// Ends the blocking of NMIs that an exit due to an NMI leaves in the

@@ -9,7 +9,8 @@ use core::arch::asm;
 use super::event::{Injection, blocked, kind};
 use super::vcpu::VmxVcpu;
 use super::{entry, fields as f};
-use crate::virt::{Access, Exit, Frequent, PortAccess, Server, Teller};
+use crate::arch::percpu;
+use crate::virt::{Access, Exit, Frequent, PortAccess, Server, Teller, Vcpu as _};
 
 /// Basic exit reasons: bits 15:0 of the exit reason.
 pub(super) mod reason {
@@ -56,17 +57,31 @@ const DEBUG: u8 = 1;
 /// #DF: bit 12 is undefined with it.
 const DOUBLE_FAULT: u8 = 8;
 
+/// `value`, of which the compiler no longer knows where it comes from.
+#[inline(always)]
+fn opaque(mut value: u64) -> u64 {
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {} */", inout(reg) value, options(pure, nomem, nostack, preserves_flags)) };
+    value
+}
+
 /// See [`crate::virt::Vcpu::serve_frequent`].
 #[inline(always)]
 pub(super) fn serve_frequent<S: Server<VmxVcpu>>(
     server: &mut S,
     outcome: u64,
-) -> Option<S::Output> {
-    Some(match outcome {
-        reason::CPUID => server.serve(Frequent::Cpuid),
+) -> Result<S::Output, u64> {
+    match outcome {
+        reason::CPUID => return Ok(server.serve(Frequent::Cpuid)),
+        reason::VMCALL => return Ok(server.serve(Frequent::Hypercall)),
+        _ => {}
+    }
+    // The first two are found sooner than by the table of jumps into which the
+    // compiler would put all six.
+    let outcome = opaque(outcome);
+    Ok(match outcome {
         reason::RDMSR => server.serve(Frequent::Rdmsr),
         reason::WRMSR => server.serve(Frequent::Wrmsr),
-        reason::VMCALL => server.serve(Frequent::Hypercall),
         reason::IO => {
             let access = port_access(server.vcpu().vmcs.read(f::QUALIFICATION));
             server.serve(Frequent::Port(access))
@@ -75,7 +90,7 @@ pub(super) fn serve_frequent<S: Server<VmxVcpu>>(
             let violation = server.vcpu().ept_violation();
             server.serve(violation)
         }
-        _ => return None,
+        _ => return Err(outcome),
     })
 }
 
@@ -88,8 +103,8 @@ impl VmxVcpu {
             return None;
         }
         Some(match serve_frequent(&mut Teller(self), outcome) {
-            Some(exit) => Exit::Frequent(exit),
-            None => self.decode_rare(outcome),
+            Ok(exit) => Exit::Frequent(exit),
+            Err(outcome) => self.decode_rare(outcome),
         })
     }
 
@@ -120,7 +135,7 @@ impl VmxVcpu {
             | reason::INVEPT
             | reason::INVVPID
             | reason::VMFUNC => Exit::Virtualization,
-            entry::ABANDONED => Exit::Nmi,
+            entry::NMI_NOTED => Exit::Nmi,
             entry::FAILED => Exit::EntryFailure {
                 code: self.vmcs.read(f::INSTRUCTION_ERROR).into(),
             },
@@ -225,7 +240,7 @@ impl VmxVcpu {
             length: self.vmcs.read(f::INSTRUCTION_LENGTH),
             ..event
         });
-        self.attention = true;
+        percpu::this().set_attention(true);
     }
 
     /// The exit interrupted an IRET that had ended the blocking of NMIs: the
@@ -244,7 +259,7 @@ impl VmxVcpu {
     fn updates_cr0_shadow(&mut self, qualification: u64) -> bool {
         const MOV_TO_CR: u64 = 0;
         let source = usize::try_from(qualification >> 8 & 15).unwrap_or(0);
-        let value = self.context.registers.gpr.get(source).copied().unwrap_or(0);
+        let value = self.register(source);
         let value = if self.is_64_bit() {
             value
         } else {

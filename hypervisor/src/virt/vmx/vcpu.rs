@@ -8,8 +8,8 @@ use super::entry::{self, Context};
 use super::event::{Events, blocked};
 use super::vmcs::Vmcs;
 use super::{Vmx, ept, exit, fields as f, host, state};
-use crate::arch::cpu;
 use crate::arch::memory::FramePool;
+use crate::arch::{cpu, percpu};
 use crate::virt::{
     Event, Exit, Exited, LongEntry, Mode, Registers, Server, Unsupported, Vcpu, VcpuConfig,
     reg::{self, GPRS},
@@ -38,10 +38,9 @@ const RIGHTS_DEFAULT_BIG: u32 = 1 << 14;
 pub(crate) struct VmxVcpu {
     pub(super) vmcs: Vmcs,
     pub(super) context: &'static mut Context,
-    /// RIP at the last exit, or where it has been moved since.
+    /// RIP at the last exit.
     pub(super) rip: u64,
-    /// Something is to be done before the next entry ([`Self::enter_with_events`]).
-    pub(super) attention: bool,
+    watched: bool,
     /// VMLAUNCH has succeeded: VMRESUME from now on.
     launched: bool,
     pub(super) events: Events,
@@ -75,9 +74,9 @@ impl VmxVcpu {
         // SAFETY: the VMCS is current and complete (`new`).
         let outcome = unsafe {
             if self.launched {
-                entry::resume(self.context)
+                entry::resume_with_attention(self.context)
             } else {
-                entry::launch(self.context)
+                entry::launch_with_attention(self.context)
             }
         };
         if outcome >= exit::ENTRY_FAILED {
@@ -88,7 +87,11 @@ impl VmxVcpu {
                 self.events.delivered(event);
             }
         }
-        self.attention = self.events.any() || !self.launched;
+        let attention = self.events.any() || !self.launched || self.watched;
+        percpu::this().set_attention(attention);
+        if outcome == entry::ABANDONED {
+            return entry::NMI_NOTED;
+        }
         outcome
     }
 
@@ -156,11 +159,9 @@ impl VmxVcpu {
     /// What every reset does besides the guest state.
     fn start_over(&mut self) {
         self.events = Events::default();
-        self.attention = true;
+        percpu::this().set_attention(true);
         self.rip = self.vmcs.read(f::RIP);
         self.context.registers = Registers::default();
-        self.context.registers.gpr[reg::RSP] = self.vmcs.read(f::RSP);
-        self.context.vmcs_rsp = self.context.registers.gpr[reg::RSP];
         // SAFETY: VMX root operation; the types were checked (`ept::check`).
         unsafe { ept::flush_vpid(self.vpid) };
     }
@@ -188,7 +189,7 @@ impl Vcpu for VmxVcpu {
             // SAFETY: zeros are valid integers.
             context: unsafe { page.leak() },
             rip: 0,
-            attention: true,
+            watched: false,
             launched: false,
             events: Events::default(),
             cr0,
@@ -223,19 +224,30 @@ impl Vcpu for VmxVcpu {
 
     #[inline(always)]
     fn run(&mut self) -> Exited {
-        let outcome = if self.attention {
-            self.enter_with_events()
-        } else {
-            // SAFETY: the VMCS is current, complete and launched.
-            unsafe { entry::resume(self.context) }
-        };
+        // SAFETY: the VMCS is current and complete; before it is launched,
+        // there is something to be done.
+        let code = unsafe { entry::resume(self.context) };
         let tsc = cpu::tsc();
         self.rip = self.vmcs.read_again(f::RIP);
-        Exited { code: outcome, tsc }
+        Exited { code, tsc }
+    }
+
+    fn run_with_attention(&mut self) -> Exited {
+        let code = self.enter_with_events();
+        let tsc = cpu::tsc();
+        self.rip = self.vmcs.read(f::RIP);
+        Exited { code, tsc }
+    }
+
+    const ATTENTION: u64 = entry::ABANDONED;
+
+    fn set_watched(&mut self, on: bool) {
+        self.watched = on;
+        percpu::this().set_attention(true);
     }
 
     #[inline(always)]
-    fn serve_frequent<S: Server<Self>>(server: &mut S, code: u64) -> Option<S::Output> {
+    fn serve_frequent<S: Server<Self>>(server: &mut S, code: u64) -> Result<S::Output, u64> {
         exit::serve_frequent(server, code)
     }
 
@@ -245,14 +257,21 @@ impl Vcpu for VmxVcpu {
         self.decode(code)
     }
 
+    /// RSP is in the VMCS.
     #[inline(always)]
     fn register(&self, index: usize) -> u64 {
-        self.context.registers.gpr[index % GPRS]
+        match index {
+            reg::RSP => self.vmcs.read(f::RSP),
+            _ => self.context.registers.gpr[index % GPRS],
+        }
     }
 
     #[inline(always)]
     fn set_register(&mut self, index: usize, value: u64) {
-        self.context.registers.gpr[index % GPRS] = value;
+        match index {
+            reg::RSP => self.vmcs.write(f::RSP, value),
+            _ => self.context.registers.gpr[index % GPRS] = value,
+        }
     }
 
     #[inline(always)]
@@ -273,6 +292,7 @@ impl Vcpu for VmxVcpu {
 
     #[inline(always)]
     fn registers(&mut self) -> &Registers {
+        self.context.registers.gpr[reg::RSP] = self.vmcs.read(f::RSP);
         &self.context.registers
     }
 
@@ -303,7 +323,7 @@ impl Vcpu for VmxVcpu {
     /// SDM vol. 3, "Guest Register State": the CPL is SS.DPL.
     #[inline(always)]
     fn cpl(&self) -> u8 {
-        let stack = self.vmcs.read(f::SS.access_rights);
+        let stack = self.vmcs.read_again(f::SS.access_rights);
         (stack >> RIGHTS_DPL_SHIFT).to_le_bytes()[0] & 3
     }
 
@@ -317,8 +337,7 @@ impl Vcpu for VmxVcpu {
     #[inline(always)]
     fn skip(&mut self, _: u8) {
         let length = self.vmcs.read_again(f::INSTRUCTION_LENGTH);
-        self.rip = self.rip.wrapping_add(length);
-        self.vmcs.write_again(f::RIP, self.rip);
+        self.vmcs.write_again(f::RIP, self.rip.wrapping_add(length));
         if self.vmcs.read_again(f::INTERRUPTIBILITY) & u64::from(SHADOW) != 0 {
             self.end_shadow();
         }
@@ -330,8 +349,8 @@ impl Vcpu for VmxVcpu {
     }
 
     fn skip_by(&mut self, length: u8) {
-        self.rip = self.rip.wrapping_add(length.into());
-        self.vmcs.write(f::RIP, self.rip);
+        self.vmcs
+            .write(f::RIP, self.rip.wrapping_add(length.into()));
         self.end_shadow();
     }
 
@@ -353,7 +372,7 @@ impl Vcpu for VmxVcpu {
             self.vmcs.write(f::RFLAGS, rflags | RESUME_FLAG);
         }
         self.events.add(event);
-        self.attention = true;
+        percpu::this().set_attention(true);
     }
 
     fn efer(&self) -> u64 {

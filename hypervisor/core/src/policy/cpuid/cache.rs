@@ -33,7 +33,10 @@ pub struct Dynamic {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Fix {
+    /// Nothing, and there are no subleaves.
     None,
+    /// Nothing; there are subleaves.
+    Subleaf,
     /// Leaf 1: OSXSAVE.
     OsXsave,
     /// Leaf 7: OSPKE.
@@ -63,11 +66,13 @@ struct Component {
     aligned: bool,
 }
 
-/// All CPUID leaves of one core, as one guest sees them. About 10 KiB.
+/// All CPUID leaves of one core, as one guest sees them. About 14 KiB.
 #[derive(Clone, Debug)]
 pub struct CpuidCache {
     /// By [`place`].
     slots: [Slot; SLOTS],
+    /// The answers of [`Fix::None`], by [`place`].
+    plain: [Regs; SLOTS],
     /// For leaves that do not exist.
     missing: Slot,
     entries: [Regs; ENTRIES],
@@ -108,6 +113,7 @@ impl CpuidCache {
     pub const fn new() -> Self {
         Self {
             slots: [ZERO_SLOT; SLOTS],
+            plain: [Regs::ZERO; SLOTS],
             missing: ZERO_SLOT,
             entries: [Regs::ZERO; ENTRIES],
             used: 1,
@@ -153,6 +159,9 @@ impl CpuidCache {
                     self.slots[place(leaf) % SLOTS] = self.missing;
                 }
             }
+        }
+        for (plain, slot) in self.plain.iter_mut().zip(&self.slots) {
+            *plain = self.entries[usize::from(slot.first) % ENTRIES];
         }
         if basic.eax >= 0xd {
             for (component, subleaf) in self.xsave.iter_mut().zip(0u32..).skip(2) {
@@ -220,17 +229,18 @@ impl CpuidCache {
         Ok(Slot {
             first,
             last: u8::try_from(count).map_err(|_| error)?,
-            fix,
+            fix: if fix == Fix::None { Fix::Subleaf } else { fix },
         })
     }
 
-    /// What CPUID returns for EAX = `leaf`, ECX = `subleaf`, if that depends on
-    /// nothing else: a few loads. [`Self::lookup`] knows all the rest.
+    /// What CPUID returns for EAX = `leaf`, if that depends on nothing else: a
+    /// few loads. [`Self::lookup`] knows all the rest.
     #[inline(always)]
     #[must_use]
-    pub fn fixed(&self, leaf: u32, subleaf: u32) -> Option<&Regs> {
-        let slot = self.slots.get(place(leaf))?;
-        (slot.fix == Fix::None).then(|| self.entry(slot, subleaf))
+    pub fn plain(&self, leaf: u32) -> Option<&Regs> {
+        let place = place(leaf);
+        let slot = self.slots.get(place)?;
+        (slot.fix == Fix::None).then(|| &self.plain[place])
     }
 
     /// What CPUID returns for EAX = `leaf`, ECX = `subleaf`. `state` is asked
