@@ -73,7 +73,7 @@ pub fn measure(machine: MachineKind, install: bool) -> Result<Measurement> {
         .accel(Accel::Tcg)
         .clock(Clock::Instructions)
         .cpus(1)
-        .timeout(Duration::from_secs(120))
+        .timeout(Duration::from_secs(300))
         .install(install)
         .finish()?
         .completed()?;

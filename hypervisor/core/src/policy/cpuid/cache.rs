@@ -131,8 +131,8 @@ impl CpuidCache {
     /// APIC ID.
     ///
     /// # Errors
-    /// [`FillError`] if the processor has more than the cache holds; it then
-    /// answers as far as it was filled.
+    /// [`FillError`] if the processor has more than the cache holds: its
+    /// answers are then of no use.
     pub fn fill(
         &mut self,
         cpuid: impl Fn(u32, u32) -> Regs,

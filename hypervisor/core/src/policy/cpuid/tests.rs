@@ -280,6 +280,28 @@ fn state_is_read_only_where_it_shows() {
     }
 }
 
+/// What the short way knows it knows as the long way does; what has subleaves
+/// or changes with the guest's state goes the long way.
+#[test]
+fn plain_leaves_are_looked_up_alike() {
+    for processor in [Processor::intel(), Processor::amd()] {
+        let cache = processor.cache(&LINUX);
+        for start in [0_u32, 0x4000_0000, 0x8000_0000, 0xc000_0000] {
+            for leaf in start..start + 0x50 {
+                if let Some(plain) = cache.plain(leaf) {
+                    assert_eq!(*plain, cache.lookup(leaf, 5, quiet), "{leaf:#x}");
+                }
+            }
+        }
+        for leaf in [0, 2, 0x4000_0000, 0x8000_0001] {
+            assert!(cache.plain(leaf).is_some(), "{leaf:#x}");
+        }
+        for leaf in [1, 4, 7, 0xb, 0xd] {
+            assert_eq!(cache.plain(leaf), None, "{leaf:#x}");
+        }
+    }
+}
+
 #[test]
 fn partitions_see_less() {
     let cache = Processor::amd().cache(&PARTITION);
@@ -364,6 +386,9 @@ proptest! {
         let (cr4, xcr0, xss) = state;
         let dynamic = || Dynamic { cr4, xcr0, xss };
         let found = cache.lookup(leaf, sub, dynamic);
+        if let Some(plain) = cache.plain(leaf).filter(|_| whole) {
+            prop_assert_eq!(*plain, found);
+        }
         if whole && leaf == 1 && basic >= 1 {
             prop_assert_eq!(found.ecx & 0x60, 0);
             prop_assert_eq!(u64::from(found.ecx >> 27 & 1), cr4 >> 18 & 1);
