@@ -25,6 +25,15 @@ fn restarting(name: &str, core: u32) -> Part {
 /// take longer than they do.
 fn contain(bench: &Bench, hostiles: impl IntoIterator<Item = Part>) -> Result<Ended> {
     let iterations = bench.choose(30_000_000, 20_000_000);
+    contain_beside(bench, iterations, hostiles)
+}
+
+/// The same beside a neighbour of so many iterations.
+fn contain_beside(
+    bench: &Bench,
+    iterations: u64,
+    hostiles: impl IntoIterator<Item = Part>,
+) -> Result<Ended> {
     let neighbour = part("neighbour", "spin.elf")
         .cores("[0]")
         .args(&format!("quanta={iterations}"))
@@ -204,17 +213,26 @@ pub(crate) fn apic(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
+/// TSC cycles after which a loop is left, on Bochs, whose cores execute
+/// instructions in turn.
+const LOOP_WAIT_BOCHS: u64 = 200_000;
+
+/// The neighbour's iterations: more than the loops last.
+fn beside_loops(bench: &Bench) -> u64 {
+    bench.choose(30_000_000, 400_000)
+}
+
 /// Partitions of two cores: the first is in an endless loop when the second
 /// fails, and must leave it.
 fn leave_loops(bench: &Bench, apic: bool, kinds: &[&str]) -> Result<()> {
-    let wait = bench.choose(20_000_000, 2_000_000);
+    let wait = bench.choose(20_000_000, LOOP_WAIT_BOCHS);
     let parts = (0..).zip(kinds).map(|(index, kind)| {
         let (first, second) = (2 * index + 1, 2 * index + 2);
         let part = hostile(kind, first, &format!("loop kind={kind} wait={wait}"))
             .cores(&format!("[{first}, {second}]"));
         if apic { part.key("apic = true") } else { part }
     });
-    let ended = contain(bench, parts)?;
+    let ended = contain_beside(bench, beside_loops(bench), parts)?;
     for kind in kinds {
         let partition = ended.partition(kind)?.failed(&["triple fault"])?;
         let kicks = partition.report().exits.of("kick");
@@ -240,13 +258,13 @@ pub(crate) fn exception_loops(bench: &Bench) -> Result<()> {
     // What code runs then, nobody knows.
     let without_pages = ["paging", "real"];
     let parts = (0..).zip(without_pages).map(|(index, kind)| {
-        hostile(kind, 0, &format!("loop kind={kind} wait=2000000")).cores(&format!(
+        hostile(kind, 0, &format!("loop kind={kind} wait={LOOP_WAIT_BOCHS}")).cores(&format!(
             "[{}, {}]",
             2 * index + 1,
             2 * index + 2
         ))
     });
-    let ended = contain(bench, parts)?;
+    let ended = contain_beside(bench, beside_loops(bench), parts)?;
     for kind in without_pages {
         ended.partition(kind)?.failed(&["rip 0x"])?;
     }

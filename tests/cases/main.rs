@@ -5,6 +5,7 @@ mod apic;
 mod channels;
 mod control;
 mod cores;
+mod cost;
 mod counting;
 mod dataplane;
 mod debug;
@@ -64,14 +65,6 @@ const fn xsetbv(name: &'static str, run: fn(&Bench) -> Result<()>) -> Case {
     }
 }
 
-/// Loops that only a kick ends: many emulated seconds on Bochs.
-const fn endless(name: &'static str, run: fn(&Bench) -> Result<()>) -> Case {
-    Case {
-        on: On::Qemu("it has not been seen through to its end there: it takes too long"),
-        ..light(name, run)
-    }
-}
-
 /// Frames from the host.
 const fn cabled(name: &'static str, deadline: u64, run: fn(&Bench) -> Result<()>) -> Case {
     Case {
@@ -88,6 +81,7 @@ const CASES: &[Case] = &[
     xsetbv("xsetbv-counted", counting::xsetbv),
     light("one-exit-more-is-seen", counting::one_more),
     light("lazy-against-populate", counting::lazy_against_populate),
+    light("exit-cost", cost::exits),
     light("strict-named-exits", strict::instructions),
     xsetbv("strict-xsetbv", strict::xsetbv),
     light("strict-memory-and-calls", strict::memory_and_calls),
@@ -111,9 +105,9 @@ const CASES: &[Case] = &[
     light("hostile-instructions", hostile::instructions),
     light("hostile-control-registers", hostile::control),
     light("hostile-apic", hostile::apic),
-    endless("hostile-loops", hostile::loops),
-    endless("hostile-exception-loops", hostile::exception_loops),
-    endless("hostile-apic-loops", hostile::apic_loops),
+    light("hostile-loops", hostile::loops),
+    light("hostile-exception-loops", hostile::exception_loops),
+    light("hostile-apic-loops", hostile::apic_loops),
     light("outside-witness-agrees", witness::agrees),
     light("outside-witness-sees-none", witness::sees_none),
     light("outside-witness-exit-for-exit", witness::exit_for_exit),
