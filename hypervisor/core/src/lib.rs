@@ -14,6 +14,7 @@ pub mod nested;
 pub mod pci;
 pub mod policy;
 pub mod route;
+pub mod vmcs;
 pub mod walk;
 
 mod bytes;

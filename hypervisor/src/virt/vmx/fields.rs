@@ -1,11 +1,12 @@
 //! The VMCS fields that Cloister uses (Intel SDM vol. 3, appendix "Field
 //! Encoding in VMCS").
 
+use cloister_core::vmcs::{
+    Control, Field, Guest, Host, Injection, Natural, ReadOnly, W16, W32, W64,
+};
 use x86::vmx::vmcs::{control, guest, host, ro};
 
-use super::vmcs::{
-    Control, Field, Guest, Host, Injection, Natural, ReadOnly, SegmentFields, W16, W32, W64,
-};
+use super::vmcs::SegmentFields;
 
 macro_rules! fields {
     ($($access:ident, $width:ident { $($name:ident = $encoding:expr;)* })*) => {

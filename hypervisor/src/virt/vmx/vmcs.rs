@@ -1,126 +1,15 @@
-//! The VMCS: its memory, and its fields typed by width and access.
-//!
-//! A field knows what may be done with it: exit information cannot be written,
-//! host state and what steers the processor is written by an `unsafe fn` only.
-//! Width and access are checked against the bits of the encoding (Intel SDM
-//! vol. 3, "Field Encoding in VMCS") when the constant is made, so a field
-//! that is declared wrongly does not compile.
+//! The VMCS: its memory, and how its fields are read and written. What a field
+//! allows is in its type (`cloister_core::vmcs`).
 
 use core::arch::{asm, global_asm};
 use core::marker::PhantomData;
 
+use cloister_core::vmcs::{
+    Access, Critical, Field, Guest, Harmless, Natural, W16, W32, Width, Write,
+};
+
 use crate::arch::memory::FramePool;
 use crate::virt::Unsupported;
-
-/// Width of a field: how it is encoded, and what Rust type it has.
-pub(crate) trait Width {
-    /// Bits 14:13 of the encoding.
-    const CODE: u32;
-    /// Value of the field.
-    type Value: Copy;
-    /// To what VMWRITE takes.
-    fn widen(value: Self::Value) -> u64;
-    /// From what VMREAD gives; its upper bits are 0.
-    fn narrow(value: u64) -> Self::Value;
-}
-
-/// A 16-bit field.
-pub(crate) struct W16;
-/// A 32-bit field.
-pub(crate) struct W32;
-/// A 64-bit field.
-pub(crate) struct W64;
-/// A field as wide as an address.
-pub(crate) struct Natural;
-
-macro_rules! width {
-    ($width:ident, $code:literal, $value:ty) => {
-        impl Width for $width {
-            const CODE: u32 = $code;
-            type Value = $value;
-            #[inline(always)]
-            fn widen(value: $value) -> u64 {
-                value.into()
-            }
-            #[inline(always)]
-            #[allow(clippy::cast_possible_truncation, reason = "VMREAD zero-extends")]
-            fn narrow(value: u64) -> $value {
-                value as $value
-            }
-        }
-    };
-}
-width!(W16, 0, u16);
-width!(W64, 1, u64);
-width!(W32, 2, u32);
-width!(Natural, 3, u64);
-
-/// What may be done with a field.
-pub(crate) trait Access {
-    /// Bits 11:10 of the encoding.
-    const KIND: u32;
-}
-
-/// Exit information: written by the processor alone.
-pub(crate) struct ReadOnly;
-/// Guest state: a wrong value hurts the guest, or fails its entry.
-pub(crate) struct Guest;
-/// A control that concerns the guest alone (what to inject, read shadows).
-pub(crate) struct Injection;
-/// A control that decides what the guest can reach or when it is left.
-pub(crate) struct Control;
-/// Host state: what the processor becomes at an exit.
-pub(crate) struct Host;
-
-/// Fields that may be written without endangering the hypervisor.
-pub(crate) trait Harmless: Access {}
-/// Fields on which the hypervisor's integrity depends.
-pub(crate) trait Critical: Access {}
-
-impl Access for ReadOnly {
-    const KIND: u32 = 1;
-}
-impl Access for Guest {
-    const KIND: u32 = 2;
-}
-impl Access for Injection {
-    const KIND: u32 = 0;
-}
-impl Access for Control {
-    const KIND: u32 = 0;
-}
-impl Access for Host {
-    const KIND: u32 = 3;
-}
-impl Harmless for Guest {}
-impl Harmless for Injection {}
-impl Critical for Control {}
-impl Critical for Host {}
-
-/// A field of the VMCS.
-pub(crate) struct Field<W, A> {
-    encoding: u32,
-    kind: PhantomData<(W, A)>,
-}
-
-impl<W, A> Clone for Field<W, A> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<W, A> Copy for Field<W, A> {}
-
-impl<W: Width, A: Access> Field<W, A> {
-    /// The field with `encoding`.
-    pub(super) const fn new(encoding: u32) -> Self {
-        assert!(encoding >> 13 & 3 == W::CODE, "width");
-        assert!(encoding >> 10 & 3 == A::KIND, "access");
-        Self {
-            encoding,
-            kind: PhantomData,
-        }
-    }
-}
 
 /// A segment register's four fields, or of a table register base and limit.
 #[derive(Clone, Copy)]
@@ -198,7 +87,7 @@ impl Vmcs {
                 "vmread {value}, {field:r}",
                 "jbe {failed}",
                 value = lateout(reg) value,
-                field = in(reg) field.encoding,
+                field = in(reg) field.encoding(),
                 failed = sym cloister_vmx_instruction_failed,
                 options(nomem),
             );
@@ -217,7 +106,7 @@ impl Vmcs {
             asm!(
                 "vmread {value}, {field:r}",
                 value = lateout(reg) value,
-                field = in(reg) field.encoding,
+                field = in(reg) field.encoding(),
                 options(nomem, nostack),
             );
         }
@@ -228,12 +117,13 @@ impl Vmcs {
     /// looking at the flags: see [`Self::read_again`].
     #[inline(always)]
     pub(super) fn write_again<W: Width>(&self, field: Field<W, Guest>, value: W::Value) {
+        let write = field.write(value);
         // SAFETY: a VMCS is current, and the field concerns the guest alone.
         unsafe {
             asm!(
                 "vmwrite {field:r}, {value}",
-                value = in(reg) W::widen(value),
-                field = in(reg) field.encoding,
+                value = in(reg) write.value(),
+                field = in(reg) write.encoding(),
                 options(nomem, nostack),
             );
         }
@@ -243,7 +133,7 @@ impl Vmcs {
     #[inline(always)]
     pub(super) fn write<W: Width, A: Harmless>(&self, field: Field<W, A>, value: W::Value) {
         // SAFETY: the field concerns the guest alone.
-        unsafe { self.write_raw(field, value) }
+        unsafe { self.execute(field.write(value)) }
     }
 
     /// Writes a control or host-state field.
@@ -258,18 +148,18 @@ impl Vmcs {
         value: W::Value,
     ) {
         // SAFETY: the caller vouches for the value.
-        unsafe { self.write_raw(field, value) }
+        unsafe { self.execute(field.write_critical(value)) }
     }
 
     #[inline(always)]
-    unsafe fn write_raw<W: Width, A: Access>(&self, field: Field<W, A>, value: W::Value) {
+    unsafe fn execute(&self, write: Write) {
         // SAFETY: a VMCS is current; the caller vouches for the value.
         unsafe {
             asm!(
                 "vmwrite {field:r}, {value}",
                 "jbe {failed}",
-                value = in(reg) W::widen(value),
-                field = in(reg) field.encoding,
+                value = in(reg) write.value(),
+                field = in(reg) write.encoding(),
                 failed = sym cloister_vmx_instruction_failed,
                 options(nomem),
             );
