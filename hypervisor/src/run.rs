@@ -133,8 +133,7 @@ fn build<V: Vendor>(
     }
     core.expose_interrupts(false);
     core.set_flags(Dataplane::empty());
-    core.vcpu
-        .control_words(&mut |name, value| report::control(number, name, value));
+    core.report_control_words();
     Ok(core)
 }
 
@@ -343,6 +342,9 @@ impl<V: Vendor> Core<V> {
         let debug = flags.contains(Dataplane::DEBUG);
         if debug != self.dataplane.contains(Dataplane::DEBUG) {
             self.expose_interrupts(debug);
+            if self.shared.is_running() {
+                self.report_control_words();
+            }
         }
         self.dataplane = flags;
         self.watched = flags.intersects(Dataplane::QUIESCE | Dataplane::DEBUG);
@@ -386,6 +388,12 @@ impl<V: Vendor> Core<V> {
             watch.set_on(on);
         }
         self.vcpu.set_interrupt_exiting(on);
+    }
+
+    /// For the report: what is off, by the processor's own words.
+    fn report_control_words(&self) {
+        self.vcpu
+            .control_words(&mut |name, value| report::control(self.number, name, value));
     }
 
     /// Adds the vectors that are pending or in service to the interrupts since

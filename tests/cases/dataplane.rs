@@ -157,21 +157,30 @@ const FORBIDDEN_INTEL: &[(&str, u64)] = &[
 const REQUIRED_AMD: &[(&str, u64)] = &[("NP_ENABLE", 1)];
 const REQUIRED_INTEL: &[(&str, u64)] = &[("secondary processor-based", 1 << 1 | 1 << 5 | 1 << 7)];
 
+/// What DEBUG turns on of it, so that the words are seen to tell.
+const DEBUG_AMD: &[(&str, u64)] = &[("INTERCEPT_INTR", 1), ("V_INTR_MASKING", 1)];
+const DEBUG_INTEL: &[(&str, u64)] = &[("pin-based", 1 << 0)];
+
 /// The control words of dataplane cores: no posted interrupts, no APICv or
-/// AVIC, no exits for external interrupts; nested paging on.
+/// AVIC, no exits for external interrupts; nested paging on. Under DEBUG
+/// external interrupts do exit.
 pub(crate) fn control_words(bench: &Bench) -> Result<()> {
     let ended = bench
         .system(partitions([
             exits("plain", 0, "cpuid=1"),
             exits("strict", 1, "enter=strict+populate leave"),
             exits("apic", 2, "cpuid=1").key("apic = true"),
+            exits("left", 3, "enter=debug cpuid=1 leave"),
+            // Ends under DEBUG.
+            exits("debug", 4, "enter=debug triple"),
         ]))
         .run_to_end()?
         .completed()?;
     let forbidden = bench.choose(FORBIDDEN_AMD, FORBIDDEN_INTEL);
     let required = bench.choose(REQUIRED_AMD, REQUIRED_INTEL);
-    for core in 0..3 {
-        for &(name, bits) in forbidden {
+    for core in 0..5 {
+        let debug = core == 4;
+        for &(name, bits) in forbidden.iter().filter(|_| !debug) {
             let word = ended.control(core, name)?;
             if word & bits != 0 {
                 return Err(ended.failure(format!(
@@ -179,7 +188,8 @@ pub(crate) fn control_words(bench: &Bench) -> Result<()> {
                 )));
             }
         }
-        for &(name, bits) in required {
+        let on = bench.choose(DEBUG_AMD, DEBUG_INTEL).iter();
+        for &(name, bits) in required.iter().chain(on.filter(|_| debug)) {
             let word = ended.control(core, name)?;
             if word & bits != bits {
                 return Err(ended.failure(format!(
