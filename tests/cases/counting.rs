@@ -41,7 +41,7 @@ pub(crate) fn every_reason(bench: &Bench) -> Result<()> {
     // Another MSR that is denied on both vendors: IA32_FEATURE_CONTROL, which
     // AMD does not have.
     let instructions = "cpuid=3 rdmsr=2 msr=0x3a wrmsr=4 in=5 out=6 virt=8";
-    let calls = "hypercall=3 badcall=4 touch=5 wbinvd=6 dr=7 monitor=8";
+    let calls = "hypercall=3 badcall=4 touch=5 wbinvd=6 dr=7 monitor=8 step=9";
     let none = "tlb=50 int3=5 div0=5 wait=100000";
     let ended = bench
         .system(partitions([
@@ -72,6 +72,7 @@ pub(crate) fn every_reason(bench: &Bench) -> Result<()> {
             ("cache-control", 6),
             ("control-register", 7),
             ("halt", 8),
+            ("exception", 9),
         ],
     )?;
     both_sides(&ended, "none", &[])

@@ -201,6 +201,13 @@ pub(crate) fn memory_and_calls(bench: &Bench) -> Result<()> {
                 registers: &[],
             },
             Breach {
+                args: "step=1",
+                reason: "exception",
+                detail: "",
+                function: "single_step",
+                registers: &[],
+            },
+            Breach {
                 args: "triple",
                 reason: "triple-fault",
                 detail: "",

@@ -23,6 +23,8 @@ const POST_PORT: u16 = 0x80;
 const LARGE_PAGE: u64 = 2 << 20;
 const HUGE_PAGE: u64 = 1 << 30;
 const BREAKPOINT: u8 = 3;
+/// #DB.
+const DEBUG: u8 = 1;
 const DIVIDE_ERROR: u8 = 0;
 
 /// Where the next first touch goes, on whichever core; 0 before the first.
@@ -156,6 +158,11 @@ impl<'a> Run<'a> {
                 let result = provoke::breakpoint();
                 self.raised("int3", result, BREAKPOINT);
                 (None, result)
+            }
+            Action::Step => {
+                let result = provoke::single_step();
+                self.raised("step", result, DEBUG);
+                (Some(Reason::Exception), result)
             }
             Action::Div0 => {
                 let result = provoke::divide_by_zero();

@@ -14,6 +14,7 @@
 //! | `xsetbv=N` | XSETBV of what XCR0 holds | N xsetbv |
 //! | `virt=N` | VMRUN (AMD), VMXON (Intel); goes on after #UD | N virtualization |
 //! | `wbinvd=N`, `dr=N`, `monitor=N` | WBINVD, MOV from DR7, MONITOR | N cache-control, control-register, halt |
+//! | `step=N` | single-steps one instruction; its own handler takes the #DB | N exception |
 //! | `apic=N` | writes the EOI register of the xAPIC page. Without `apic = true` this ends the partition | N apic-write |
 //! | `tlb=N` | writes CR3 | 0 |
 //! | `int3=N`, `div0=N` | #BP, #DE, which its own handler takes | 0 |
@@ -111,6 +112,8 @@ named! {
     Dr = "dr",
     /// MONITOR.
     Monitor = "monitor",
+    /// A single step.
+    Step = "step",
     /// A write to the xAPIC page.
     Apic = "apic",
     /// A TLB flush.

@@ -238,6 +238,35 @@ pub fn breakpoint() -> Result<(), Fault> {
     unsafe { recover!("int3", "3b") }
 }
 
+/// A single step by RFLAGS.TF, which is set for one instruction. The #DB is
+/// what it returns as an error.
+///
+/// # Errors
+/// Always, unless the processor or the hypervisor swallowed the exception.
+#[inline(never)]
+pub fn single_step() -> Result<(), Fault> {
+    let mut r10 = 0u64;
+    // SAFETY: the second POPFQ restores the flags; the trap comes behind it.
+    unsafe {
+        asm!(
+            "pushfq",
+            "pushfq",
+            "or qword ptr [rsp], 0x100",
+            "popfq",
+            "popfq",
+            "3:",
+            ".pushsection .recovery, \"a\"",
+            ".quad 3b, 3b",
+            ".popsection",
+            inout("r10") r10,
+        );
+    }
+    match Fault::decode(r10) {
+        Some(fault) => Err(fault),
+        None => Ok(()),
+    }
+}
+
 /// A division by 0. The #DE is what it returns as an error.
 ///
 /// # Errors
