@@ -9,12 +9,13 @@
 
 use cloister_core::acpi::{IoApic, madt_io_apics};
 use cloister_core::icr::{LogicalId, OwnCore};
+use cloister_core::pci::FunctionInfo;
 use cloister_core::route::Route;
 use heapless::Vec;
 use spin::{Mutex, MutexGuard};
 
-use crate::arch::routes::{self as hardware, ConfigSpace};
-use crate::arch::{apic, cpu};
+use crate::arch::routes as hardware;
+use crate::arch::{apic, cpu, pci};
 use crate::cores;
 use crate::system::System;
 use crate::virt::Vendor;
@@ -38,15 +39,12 @@ struct Snapshot {
     /// TSC; 0 before the first.
     taken: u64,
     io_apics: Vec<IoApic, 8>,
-    /// Functions and their capabilities, as found at boot.
-    functions: Vec<(u16, u8), 128>,
     routes: Vec<(Device, Route), ROUTES>,
 }
 
 static SNAPSHOT: Mutex<Snapshot> = Mutex::new(Snapshot {
     taken: 0,
     io_apics: Vec::new(),
-    functions: Vec::new(),
     routes: Vec::new(),
 });
 
@@ -87,14 +85,10 @@ pub(crate) fn find<V: Vendor>(system: &System<V>) {
             Route::from_redirection(low, high).is_some_and(|route| foreign(&route))
         });
     }
-    let functions = &mut snapshot.functions;
-    hardware::message_functions(&ConfigSpace::open(), |function, capability| {
-        let _ = functions.push((function, capability));
-    });
 }
 
 /// Reads all routes. Whoever else uses the index registers stands still.
-fn read(snapshot: &mut Snapshot) {
+fn read(snapshot: &mut Snapshot, functions: &[FunctionInfo]) {
     let routes = &mut snapshot.routes;
     routes.clear();
     for io_apic in &snapshot.io_apics {
@@ -105,10 +99,10 @@ fn read(snapshot: &mut Snapshot) {
             false
         });
     }
-    let config = ConfigSpace::open();
-    for &(function, capability) in &snapshot.functions {
-        hardware::messages(&config, function, capability, |route| {
-            let _ = routes.push((Device::Function(function), route));
+    let config = pci::lock();
+    for function in functions {
+        hardware::messages(&config, function, |route| {
+            let _ = routes.push((Device::Function(function.address.0), route));
         });
     }
     snapshot.taken = cpu::tsc();
@@ -122,11 +116,12 @@ fn with_snapshot<V: Vendor, R>(
     mut snapshot: MutexGuard<'_, Snapshot>,
     look: impl FnOnce(&Snapshot) -> R,
 ) -> Option<R> {
+    let functions = system.pci.functions;
     let age = cpu::tsc().wrapping_sub(snapshot.taken);
     if snapshot.taken == 0 || age > MAX_AGE {
         match &system.linux {
-            Some(linux) => cores::hold(linux.guest.cpus, this, || read(&mut snapshot))?,
-            None => read(&mut snapshot),
+            Some(linux) => cores::hold(linux.guest.cpus, this, || read(&mut snapshot, functions))?,
+            None => read(&mut snapshot, functions),
         }
     }
     Some(look(&snapshot))

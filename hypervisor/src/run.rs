@@ -35,6 +35,9 @@ pub(crate) struct Core<V: Vendor> {
     /// Those that the program asked for: the operator may impose DEBUG, on
     /// Linux's cores as well.
     pub(crate) asked: Dataplane,
+    /// Its guest has ports that the hypervisor answers: it is Linux, or has PCI
+    /// functions.
+    pub(crate) answers_ports: bool,
     /// QUIESCE (which STRICT implies) or DEBUG is in force: every entry is then
     /// one with attention, so that other cores' exits do not pay for them.
     pub(crate) watched: bool,
@@ -117,6 +120,7 @@ fn build<V: Vendor>(
         cpuid,
         dataplane: Dataplane::empty(),
         asked: Dataplane::empty(),
+        answers_ports: partition.is_none_or(|partition| !partition.devices.is_empty()),
         watched: false,
         last_source: Source::default(),
         refusals: Cell::new(report::REFUSALS),

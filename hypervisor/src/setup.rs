@@ -5,7 +5,6 @@ use core::fmt::Display;
 use cloister_abi::{LinuxState, MAX_PARTITIONS};
 use cloister_core::acpi::{Fadt, sleep_type};
 use cloister_core::bzimage::Kernel;
-use cloister_core::iommu::MAX_UNITS;
 use cloister_core::memory::{
     E820_ENTRIES, FirmwareRange, LARGE_PAGE, LinuxNeed, Module, PartitionNeed, PlanInput, Range,
     kind, plan,
@@ -30,16 +29,13 @@ use crate::partition::Partition;
 use crate::partition::channels::Channels;
 use crate::partition::linux::{self, Linux, Source};
 use crate::partition::load;
+use crate::pci::{self, Pci};
 use crate::report;
 use crate::system::System;
 use crate::virt::Vendor;
 
 /// ASIDs or VPIDs: 0 is the hypervisor's, 1 Linux's.
 const FIRST_PARTITION_ASID: u16 = 2;
-
-/// Ranges that are not Linux's: the image and its memory, partitions, what
-/// GRUB loaded, IOMMUs.
-const MAX_FOREIGN: usize = MAX_PARTITIONS + MAX_MODULES + 2 + MAX_UNITS;
 
 /// A complaint that stops the boot.
 pub(crate) type Complaint = String<320>;
@@ -290,11 +286,18 @@ pub(crate) fn validate(
         .map_err(|problem| complaint(format_args!("the system file on this machine: {problem}")))
 }
 
+/// Gives PCI functions to their owners.
+pub(crate) fn devices(pci: &mut Pci, manifest: &Manifest) -> Result<(), Complaint> {
+    pci::assign(pci, manifest)
+        .map_err(|problem| complaint(format_args!("the system file on this machine: {problem}")))
+}
+
 /// Builds all guests.
 pub(crate) fn system<V: Vendor>(
     info: &BootInfo,
     manifest: &'static Manifest,
     firmware: &'static Firmware,
+    pci: Pci,
     iommu: Option<Iommu>,
     memory: &mut Claimed,
 ) -> Result<&'static System<V>, Complaint> {
@@ -308,8 +311,11 @@ pub(crate) fn system<V: Vendor>(
     let place = pool.pages(pages, PAGE).ok_or_else(no_memory)?;
     let gib_pages = V::nested_gib_pages(gib_pages());
     let registers = iommu.iter().flat_map(Iommu::registers);
-    let foreign: Vec<Range, MAX_FOREIGN> =
+    let mut foreign: Vec<Range, { linux::MAX_FOREIGN }> =
         foreign(info, manifest, memory).chain(registers).collect();
+    if foreign.extend_from_slice(&of_functions(&pci)).is_err() {
+        return Err(complaint(format_args!("more than 160 foreign ranges")));
+    }
     let mut partitions: Vec<Partition<V>, MAX_PARTITIONS> = Vec::new();
     let table = control::statistics::table(pool).ok_or_else(no_memory)?;
     let channels = Channels::create(manifest, pool).ok_or_else(no_memory)?;
@@ -324,6 +330,7 @@ pub(crate) fn system<V: Vendor>(
             .module(&config.program)
             .ok_or_else(|| fail(&"its program is missing"))?;
         let image = module.bytes();
+        let devices = pci::of_partition(&pci, &config.devices, pool).ok_or_else(no_memory)?;
         let source = load::Source {
             config,
             index,
@@ -332,8 +339,11 @@ pub(crate) fn system<V: Vendor>(
             image,
             status,
             channels,
+            devices,
+            gib_pages,
         };
-        let partition = load::create::<V>(source, pool, gib_pages).map_err(|error| fail(&error))?;
+        let partition = load::create::<V>(source, pool).map_err(|error| fail(&error))?;
+        pci::release(&partition);
         let cores = u32::try_from(config.cpus.len()).unwrap_or(0);
         partition.life.boot(config.autostart, cores);
         partition.note_start();
@@ -351,7 +361,9 @@ pub(crate) fn system<V: Vendor>(
         None => None,
     };
     let control = match &linux {
-        Some(linux) => control_function::<V>(firmware, table, &partitions, linux, channels, pool)?,
+        Some(linux) => {
+            control_function::<V>(firmware, &pci, table, &partitions, linux, channels, pool)?
+        }
         None => None,
     };
     let fadt = firmware.fadt.as_ref();
@@ -361,6 +373,7 @@ pub(crate) fn system<V: Vendor>(
         manifest,
         firmware,
         pool,
+        pci,
         linux,
         partitions,
         cores: firmware.cores.len(),
@@ -375,9 +388,10 @@ pub(crate) fn system<V: Vendor>(
             .copied()
             .chain(console)
             .flat_map(|range| range.iter());
-        let config = system.control.as_ref().map(|_| control::PORTS);
-        let ports = foreign.chain(system.io.ports());
-        linux::permit(&mut linux.guest, ports.chain(config.into_iter().flatten()));
+        let bars = system.pci.assigned().flat_map(pci::ports);
+        let bars = bars.flat_map(|(first, last)| first..=last);
+        let ports = foreign.chain(bars).chain(system.io.ports());
+        linux::permit(&mut linux.guest, ports.chain(pci::PORTS));
     }
     place
         .place(system)
@@ -428,9 +442,26 @@ pub(crate) fn confine_devices<V: Vendor>(system: &System<V>) -> Result<(), Compl
     Ok(())
 }
 
+/// The BARs of partitions' functions, and their configuration space in memory.
+fn of_functions(pci: &Pci) -> Vec<Range, { linux::MAX_FOREIGN }> {
+    let config = pci.assigned().filter_map(|function| {
+        let start = pci.ecam?.function(function.address.0)?;
+        Some((start, PAGE))
+    });
+    let bars = pci.assigned().flat_map(pci::memory_bars);
+    let all = config.chain(bars.map(|(_, start, bytes)| (start, bytes)));
+    all.map(|(start, bytes)| Range {
+        start,
+        end: start + bytes,
+    })
+    .take(linux::MAX_FOREIGN)
+    .collect()
+}
+
 /// The function through which Linux sees the partitions.
 fn control_function<V: Vendor>(
     firmware: &Firmware,
+    machine: &Pci,
     table: &'static control::statistics::Table,
     partitions: &[Partition<V>],
     linux: &Linux<V>,
@@ -446,7 +477,7 @@ fn control_function<V: Vendor>(
     }
     pages.describe::<V>(linux.guest.cpus, partitions.len());
     let control =
-        Control::create(firmware, pages, channels, pool).map_err(|failure| match failure {
+        Control::create(machine, pages, channels, pool).map_err(|failure| match failure {
             Failure::NoMemory => complain(NO_MEMORY),
             Failure::BusFull => complain("channel: PCI bus 0 has no free place for Linux's"),
         })?;

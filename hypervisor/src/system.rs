@@ -12,6 +12,7 @@ use crate::control::Control;
 use crate::iommu::Iommu;
 use crate::partition::Partition;
 use crate::partition::linux::Linux;
+use crate::pci::{self, Pci};
 use crate::virt::Vendor;
 
 /// The system.
@@ -19,6 +20,7 @@ pub(crate) struct System<V: Vendor> {
     pub(crate) manifest: &'static Manifest,
     pub(crate) firmware: &'static Firmware,
     pub(crate) pool: &'static FramePool,
+    pub(crate) pci: Pci,
     pub(crate) linux: Option<Linux<V>>,
     pub(crate) partitions: Vec<Partition<V>, MAX_PARTITIONS>,
     /// Cores that run, in MADT order.
@@ -63,5 +65,12 @@ impl<V: Vendor> System<V> {
                 .partitions
                 .iter()
                 .any(|partition| partition.ports.iter().any(touches))
+            || self
+                .pci
+                .assigned()
+                .flat_map(pci::ports)
+                .any(|(first, last)| {
+                    (0..u16::from(width)).any(|n| (first..=last).contains(&port.saturating_add(n)))
+                })
     }
 }

@@ -18,6 +18,7 @@ mod linux;
 mod manifests;
 mod net;
 mod own;
+mod pci;
 mod storm;
 mod strict;
 mod witness;
@@ -111,6 +112,7 @@ const CASES: &[Case] = &[
     light("outside-witness-agrees", witness::agrees),
     light("outside-witness-sees-none", witness::sees_none),
     light("outside-witness-exit-for-exit", witness::exit_for_exit),
+    light("pci-own-functions-only", pci::own_only),
     light("program-of-another-repository", own::repository),
     light("hypervisor-faults", fault::dumped),
     light("bad-manifest-blob", manifests::broken_blob),
@@ -136,6 +138,7 @@ const CASES: &[Case] = &[
     },
     cabled("l2fwd-bare", 120, net::bare),
     cabled("udp-echo-bare", 120, net::echo_bare),
+    with_linux("pci-hidden-from-linux", pci::hidden),
     with_linux("demo", demo::demo),
     with_linux("debug-linux-core", debug::linux_core),
     with_linux("quiesce-route", debug::route),

@@ -146,6 +146,8 @@ unsafe impl Zeroable for cloister_abi::shared::ConsoleRing {}
 // SAFETY: as above.
 unsafe impl Zeroable for cloister_abi::shared::PartitionInfo {}
 // SAFETY: as above.
+unsafe impl Zeroable for cloister_abi::device::DeviceTable {}
+// SAFETY: as above.
 unsafe impl Zeroable for cloister_abi::trace::TraceRing {}
 // SAFETY: as above.
 unsafe impl Zeroable for cloister_abi::channel::ChannelTable {}

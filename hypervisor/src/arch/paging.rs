@@ -247,6 +247,39 @@ pub(crate) fn is_device(address: u64) -> bool {
     })
 }
 
+/// Reads a 32-bit register of a device, if there is a device at `address`.
+pub(crate) fn device_read(address: u64) -> Option<u32> {
+    let usable = address.is_multiple_of(4) && is_device(address);
+    // SAFETY: mapped at its own address, uncached: no memory.
+    usable.then(|| unsafe { (address as *const u32).read_volatile() })
+}
+
+/// Writes one.
+pub(crate) fn device_write(address: u64, value: u32) {
+    device_write_part(address, 4, u64::from(value));
+}
+
+/// Writes the low `width` (1, 2, 4 or 8) bytes of `value` to a device, at a
+/// multiple of the width.
+#[expect(clippy::cast_possible_truncation, reason = "the width says how much")]
+pub(crate) fn device_write_part(address: u64, width: u8, value: u64) {
+    if width == 0 || !address.is_multiple_of(u64::from(width)) || !is_device(address) {
+        return;
+    }
+    // SAFETY: mapped at its own address, uncached: no memory; callers name
+    // registers that have no effect on memory that is not their device's, or
+    // that the guest for whom they write may write.
+    unsafe {
+        match width {
+            1 => (address as *mut u8).write_volatile(value as u8),
+            2 => (address as *mut u16).write_volatile(value as u16),
+            4 => (address as *mut u32).write_volatile(value as u32),
+            8 => (address as *mut u64).write_volatile(value),
+            _ => {}
+        }
+    }
+}
+
 /// Takes the page at `address` away, so that a stack that grows into it
 /// faults. Only cores that enter the tables later are sure to see it.
 ///

@@ -9,7 +9,7 @@
 use core::arch::global_asm;
 
 /// Bytes of the boot core's stack.
-pub(crate) const BOOT_STACK: usize = 256 * 1024;
+pub(crate) const BOOT_STACK: usize = 512 * 1024;
 
 global_asm!(
     r#"

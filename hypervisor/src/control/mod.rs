@@ -14,7 +14,6 @@ use cloister_abi::control::{
     CONTROL_BYTES, CONTROL_MAGIC, ControlPage, PCI_CLASS, PCI_DEVICE, PCI_SUBSYSTEM, PCI_VENDOR,
     STATISTICS_BYTES, TRANSFER_BYTES,
 };
-use cloister_core::acpi::ecam_of_bus_0;
 use cloister_core::nested::Rights;
 use cloister_core::pci::Identity;
 use core::sync::atomic::Ordering;
@@ -23,12 +22,12 @@ use spin::Mutex;
 
 use crate::arch::memory::{Frame, FramePool, PAGE};
 use crate::arch::window::Window;
-use crate::boot::acpi::Firmware;
 use crate::partition::channels::{Channels, LinuxChannel};
+use crate::pci::Pci;
 use function::{Bar, Contents, Place, VirtualFunction};
 
 pub(crate) use calls::memory_write;
-pub(crate) use pci::{PORTS, port};
+pub(crate) use pci::config;
 
 /// The control function, and a function for each channel.
 const MAX_FUNCTIONS: usize = 1 + MAX_CHANNELS;
@@ -68,13 +67,13 @@ impl Control {
     /// # Errors
     /// See [`Failure`].
     pub(crate) fn create(
-        firmware: &Firmware,
+        machine: &Pci,
         statistics: statistics::Pages,
         channels: &Channels,
         pool: &FramePool,
     ) -> Result<Option<&'static Self>, Failure> {
         let number = 1 + channels.of_linux().count();
-        let devices = crate::arch::pci::free_devices();
+        let devices = machine.free_devices();
         let devices: Vec<u8, MAX_FUNCTIONS> = devices.take(number.div_ceil(PER_DEVICE)).collect();
         if devices.len() < number.div_ceil(PER_DEVICE) {
             if number > 1 {
@@ -83,8 +82,7 @@ impl Control {
             log::warn!("PCI bus 0 is full: Linux gets no control function");
             return Ok(None);
         }
-        let mcfg = firmware.table(b"MCFG");
-        let ecam = mcfg.and_then(|table| ecam_of_bus_0(table).ok().flatten());
+        let ecam = machine.ecam.map(|ecam| ecam.base);
         let place = |index: usize| Place {
             device: devices.get(index / PER_DEVICE).copied().unwrap_or(0),
             function: u8::try_from(index % PER_DEVICE).unwrap_or(0),

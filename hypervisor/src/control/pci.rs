@@ -1,38 +1,30 @@
 //! The functions' configuration space, by ports and in memory.
 
-use core::ops::RangeInclusive;
-
-use crate::arch::pci::{DATA, selected};
 use crate::control::Control;
 use crate::control::function::VirtualFunction;
+use crate::pci::Access;
 use crate::run::Core;
+use crate::virt::Vendor;
 use crate::virt::guest::Guest;
-use crate::virt::{PortAccess, Vendor};
 
-/// The ports that must exit for it.
-pub(crate) const PORTS: RangeInclusive<u16> = DATA..=DATA + 3;
-
-/// Looks at an access by Linux to one of [`PORTS`]. `None`: it is not about
-/// a virtual function, and goes to the hardware. `Some`: served, with what an
-/// input reads.
-pub(crate) fn port<V: Vendor>(core: &mut Core<V>, access: PortAccess, value: u32) -> Option<u32> {
+/// Looks at an access by Linux to configuration space. `None`: it is not about
+/// a virtual function's device. `Some`: served, with what a read finds.
+pub(crate) fn config<V: Vendor>(core: &mut Core<V>, access: &Access) -> Option<u32> {
     let control = core.system.control?;
-    if core.partition.is_some() || !PORTS.contains(&access.port()) {
+    if access.at.bus() != 0 {
         return None;
     }
-    let selected = selected().filter(|at| at.bus == 0)?;
-    let on_device = |function: &&VirtualFunction| function.address().0 == selected.device;
+    let on_device = |function: &&VirtualFunction| function.address().0 == access.at.device();
     let mut on_device = control.functions.iter().filter(on_device).peekable();
     on_device.peek()?;
-    let Some(function) = on_device.find(|function| function.address().1 == selected.function)
+    let Some(function) = on_device.find(|function| function.address().1 == access.at.function())
     else {
         return Some(u32::MAX);
     };
-    let offset = u16::from(selected.register) + (access.port() - DATA);
-    if access.is_input() {
-        return Some(function.read_config(offset, access.width()));
-    }
-    function.write_config(core, offset, access.width(), value);
+    let Some(value) = access.value else {
+        return Some(function.read_config(access.offset, access.width));
+    };
+    function.write_config(core, access.offset, access.width, value);
     Some(0)
 }
 

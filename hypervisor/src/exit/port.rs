@@ -8,8 +8,8 @@ use cloister_core::policy::Guest as PolicyGuest;
 use cloister_core::policy::io::{self, IoAction};
 
 use crate::arch::passthrough;
-use crate::control;
 use crate::exit::Served;
+use crate::pci;
 use crate::report;
 use crate::run::Core;
 use crate::virt::{Event, PortAccess, Vcpu, Vendor, reg};
@@ -28,31 +28,42 @@ pub(crate) fn serve<V: Vendor>(core: &mut Core<V>, access: PortAccess) -> Served
         core.vcpu.inject(Event::GP);
         return Served::resume(reason);
     }
-    if core.partition.is_some() {
+    if core.answers_ports {
+        answer(core, reason, access);
+    } else {
         // A partition's own ports do not exit.
         deny(core, reason, access);
-    } else {
-        serve_linux(core, reason, access);
     }
     core.vcpu.skip_port();
     Served::resume(reason)
 }
 
-/// Linux reaches for a port of which somebody must see the accesses, or which
-/// is not its own.
+/// Serves an access to configuration space; `false`: it is none.
+fn config<V: Vendor>(core: &mut Core<V>, access: PortAccess) -> bool {
+    #[expect(clippy::cast_possible_truncation, reason = "OUT writes at most EAX")]
+    let value = core.vcpu.register(reg::RAX) as u32;
+    let Some(read) = pci::port(core, access, value) else {
+        return false;
+    };
+    if access.is_input() {
+        set_result(core, access.width(), read);
+    }
+    true
+}
+
+/// The guest reaches for a port of which somebody must see the accesses, or
+/// which is not its own.
 #[inline(never)]
-fn serve_linux<V: Vendor>(core: &mut Core<V>, reason: Reason, access: PortAccess) {
-    if core.system.foreign_port(access.port(), access.width()) {
+fn answer<V: Vendor>(core: &mut Core<V>, reason: Reason, access: PortAccess) {
+    if config(core, access) {
+        return;
+    }
+    let foreign = || core.system.foreign_port(access.port(), access.width());
+    if core.partition.is_some() || foreign() {
         return deny(core, reason, access);
     }
     #[expect(clippy::cast_possible_truncation, reason = "OUT writes at most EAX")]
     let value = core.vcpu.register(reg::RAX) as u32;
-    if let Some(read) = control::port(core, access, value) {
-        if access.is_input() {
-            set_result(core, access.width(), read);
-        }
-        return;
-    }
     let question = io::PortAccess {
         port: access.port(),
         width: access.width(),

@@ -18,12 +18,13 @@ mod vtd;
 
 use cloister_core::iommu::{Fault, Interrupt, Message, Requester, Reserved};
 use cloister_core::memory::Range;
+use cloister_core::pci::Kind;
 use heapless::Vec;
 use spin::Mutex;
 
 use crate::arch::memory::{FramePool, PAGE};
-use crate::arch::routes::{ConfigSpace, functions};
 use crate::boot::acpi::Firmware;
+use crate::pci::Pci;
 use crate::setup::{Complaint, complaint};
 
 pub(crate) use domain::Domain;
@@ -102,19 +103,21 @@ struct State {
 /// It is described wrongly, or lacks what is needed.
 pub(crate) fn find(
     firmware: &Firmware,
+    pci: &Pci,
     pool: &'static FramePool,
 ) -> Result<Option<Iommu>, Complaint> {
     let mut state = State::default();
     let mut all = true;
-    functions(&ConfigSpace::open(), |function, behind| {
-        all &= state.functions.push(Requester(function)).is_ok();
+    for info in pci.functions {
+        all &= state.functions.push(Requester(info.address.0)).is_ok();
         // Requests that a bridge to conventional PCI takes over come from the
         // first function of the bus behind it (PCI Express to PCI/PCI-X Bridge
         // Specification 1.0, 2.3).
-        if let Some(bus) = behind {
-            all &= state.functions.push(Requester(u16::from(bus) << 8)).is_ok();
+        if let Kind::Bridge { secondary, .. } = info.kind {
+            let first = Requester(u16::from(secondary) << 8);
+            all &= secondary == 0 || state.functions.push(first).is_ok();
         }
-    });
+    }
     if !all {
         return Err(complaint(format_args!(
             "more than {MAX_FUNCTIONS} PCI functions: Cloister's IOMMU tables have no room for them"

@@ -11,6 +11,7 @@ use crate::control::statistics::set_text;
 use crate::cores::{self, Request};
 use crate::exit::Next;
 use crate::partition::{Partition, load, operator};
+use crate::pci;
 use crate::report;
 use crate::run::Core;
 use crate::system::System;
@@ -72,15 +73,20 @@ pub(crate) fn stop_others<V: Vendor>(core: &Core<V>) {
 /// any processor has, so that a window is never shorter than it says.
 const HIGHEST_TSC_HZ: u64 = 6_000_000_000;
 
+/// TSC frequency, Hz, or one that no processor exceeds.
+pub(crate) fn tsc_hz() -> u64 {
+    match crate::exit::cpuid::tsc_hz() {
+        0 => HIGHEST_TSC_HZ,
+        hz => hz,
+    }
+}
+
 /// Wants the partition started anew once all its cores are parked, unless it
 /// has been restarted for this `max` times within `window` seconds (0: ever).
 pub(crate) fn restart_within<V: Vendor>(partition: &Partition<V>, max: u32, window: u32) {
     let life = &partition.life;
-    let hz = match crate::exit::cpuid::tsc_hz() {
-        0 => HIGHEST_TSC_HZ,
-        hz => hz,
-    };
-    if life.may_restart(cpu::tsc(), max, u64::from(window).saturating_mul(hz)) {
+    let window_cycles = u64::from(window).saturating_mul(tsc_hz());
+    if life.may_restart(cpu::tsc(), max, window_cycles) {
         life.restart_due.store(true, Ordering::Release);
         return;
     }
@@ -105,6 +111,7 @@ pub(crate) fn core_parked<V: Vendor>(core: &Core<V>, partition: &Partition<V>) {
         return;
     }
     life.parked.store(0, Ordering::Release);
+    pci::release(partition);
     report::drain(partition);
     if life.restart_due.swap(false, Ordering::SeqCst) {
         restart(core, partition);

@@ -14,12 +14,13 @@ use crate::arch::memory::{Block, FramePool, PAGE};
 use crate::boot::acpi::Firmware;
 use crate::boot::claim::Claimed;
 use crate::partition::load::APIC_PAGE;
+use crate::pci::Selected;
 use crate::virt::guest::Guest;
 use crate::virt::{GuestKind, LongEntry, Permissions, Vendor};
 
 /// Most ranges that are not Linux's: hypervisor, partitions, kept modules,
-/// IOMMUs.
-const MAX_FOREIGN: usize = 96;
+/// IOMMUs, partitions' PCI functions.
+pub(crate) const MAX_FOREIGN: usize = 160;
 const GIB: u64 = 1 << 30;
 const FOUR_GIB: u64 = 4 * GIB;
 
@@ -38,6 +39,8 @@ const ACPI_BYTES: usize = 0x7000;
 pub(crate) struct Linux<V: Vendor> {
     pub(crate) guest: Guest<V>,
     pub(crate) entry: LongEntry,
+    /// What it has written to the configuration address port.
+    pub(crate) selected: Selected,
     state: AtomicU8,
     foreign: Vec<Range, MAX_FOREIGN>,
 }
@@ -83,6 +86,7 @@ impl<V: Vendor> Linux<V> {
         Ok(Self {
             guest,
             entry,
+            selected: Selected::new(0),
             state: AtomicU8::new(LinuxState::Loaded as u8),
             foreign,
         })
@@ -142,7 +146,7 @@ fn foreign(source: &Source<'_>) -> Result<Vec<Range, MAX_FOREIGN>, Error> {
         };
         foreign
             .push(pages)
-            .map_err(|_| say("linux", "more than 96 foreign ranges"))?;
+            .map_err(|_| say("linux", "more than 160 foreign ranges"))?;
     }
     Ok(foreign)
 }

@@ -4,6 +4,7 @@
 use core::sync::atomic::Ordering;
 
 use cloister_abi::control::PartitionStatus;
+use cloister_abi::device::DeviceTable;
 use cloister_abi::shared::{ConsoleRing, INFO_MAGIC, PROGRAM_BASE, PartitionInfo, STACK_SIZE};
 use cloister_abi::{Dataplane, VERSION};
 use cloister_core::elf::Program;
@@ -16,6 +17,7 @@ use crate::control::statistics::set_text;
 use crate::cores;
 use crate::partition::channels::Channels;
 use crate::partition::{Image, Life, Partition};
+use crate::pci::{self, Selected};
 use crate::virt::guest::Guest;
 use crate::virt::{GuestKind, LongEntry, Permissions, Vendor};
 
@@ -70,6 +72,9 @@ pub(crate) struct Source {
     pub(crate) status: &'static PartitionStatus,
     /// All channels.
     pub(crate) channels: &'static Channels,
+    /// Its PCI functions.
+    pub(crate) devices: &'static [pci::Assigned],
+    pub(crate) gib_pages: bool,
 }
 
 /// Makes a partition: maps nothing of its RAM yet, and loads its program.
@@ -79,9 +84,7 @@ pub(crate) struct Source {
 pub(crate) fn create<V: Vendor>(
     source: Source,
     pool: &'static FramePool,
-    gib_pages: bool,
 ) -> Result<Partition<V>, heapless::String<160>> {
-    const NO_MEMORY: &str = "hypervisor.memory is too small for its tables; make it larger";
     let Source {
         config,
         index,
@@ -90,7 +93,12 @@ pub(crate) fn create<V: Vendor>(
         image,
         status,
         channels,
+        devices,
+        gib_pages,
     } = source;
+    const NO_MEMORY: &str = "hypervisor.memory is too small for its tables; make it larger";
+    const BARS: &str = "its functions' BARs cannot be mapped: hypervisor.memory is too small, or \
+                        they are at the local APIC's or each other's addresses";
     let say = |text: &str| heapless::String::try_from(text).unwrap_or_default();
     let no_memory = || say(NO_MEMORY);
     if block.len() > MAX_MEMORY {
@@ -98,7 +106,7 @@ pub(crate) fn create<V: Vendor>(
     }
     let mut guest = Guest::<V>::new(GuestKind::Partition, config.cpus, asid, pool, gib_pages)
         .ok_or_else(no_memory)?;
-    permit(&mut guest, config);
+    permit(&mut guest, config, devices);
     guest.note_memory(0, block.range().start, block.len());
 
     let shared = shared_base(config.memory);
@@ -131,6 +139,13 @@ pub(crate) fn create<V: Vendor>(
         info.channels_gpa = add(address(table), PAGE, Rights::READ)?;
     }
     channels.map(index, &guest).map_err(|_| no_memory())?;
+    if !devices.is_empty() {
+        let table: &'static mut DeviceTable =
+            pool.page().and_then(Frame::zeroed).ok_or_else(no_memory)?;
+        pci::describe(devices, block.range().start, table);
+        info.devices_gpa = add(address(table), PAGE, Rights::READ)?;
+        pci::map(devices, &guest).map_err(|_| say(BARS))?;
+    }
     if config.apic && !apic::is_x2apic_machine() {
         guest
             .with_nested(|nested, tables| {
@@ -151,6 +166,8 @@ pub(crate) fn create<V: Vendor>(
         info,
         console,
         image: Mutex::new(Image::Module(image)),
+        devices,
+        selected: Selected::new(0),
         life: Life::new(status),
     };
     Program::parse(image, partition.block.len()).map_err(|error| {
@@ -166,12 +183,18 @@ pub(crate) fn create<V: Vendor>(
 }
 
 /// Lets through what the manifest and the policy give to the partition.
-fn permit<V: Vendor>(guest: &mut Guest<V>, config: &cloister_manifest::Partition) {
+fn permit<V: Vendor>(
+    guest: &mut Guest<V>,
+    config: &cloister_manifest::Partition,
+    devices: &[pci::Assigned],
+) {
     crate::exit::msr::permit::<V>(
         &mut guest.permissions,
         cloister_core::policy::Guest::Partition { apic: config.apic },
     );
-    for port in config.ports.iter().flat_map(|range| range.iter()) {
+    let bars = devices.iter().flat_map(|device| pci::ports(device.info));
+    let own = config.ports.iter().flat_map(|range| range.iter());
+    for port in own.chain(bars.flat_map(|(first, last)| first..=last)) {
         guest.permissions.set_port(port, false);
     }
 }

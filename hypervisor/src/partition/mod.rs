@@ -19,6 +19,7 @@ use spin::Mutex;
 
 use crate::arch::memory::{Block, Frame};
 use crate::partition::channels::Channels;
+use crate::pci::{Assigned, Selected};
 use crate::virt::Vendor;
 use crate::virt::guest::Guest;
 
@@ -40,6 +41,10 @@ pub(crate) struct Partition<V: Vendor> {
     pub(crate) console: &'static ConsoleRing,
     /// Its pristine image. Changed only while it does not run.
     pub(crate) image: Mutex<Image>,
+    /// Its PCI functions.
+    pub(crate) devices: &'static [Assigned],
+    /// What it has written to the configuration address port.
+    pub(crate) selected: Selected,
     pub(crate) life: Life,
 }
 

@@ -20,6 +20,7 @@ pub(super) const UNSAFE_FOLDERS: &[&str] = &[
     "partitions/net/src",
     "partitions/runtime",
     // Does what it may not, which is what it is for.
+    "partitions/device",
     "partitions/hostile",
     "guest-linux/hostile",
 ];

@@ -134,7 +134,7 @@ pub fn aml(data: &[u8]) {
 
 /// The MCFG.
 pub fn mcfg(data: &[u8]) {
-    let _ = acpi::ecam_of_bus_0(data);
+    let _ = acpi::ecam(data);
 }
 
 /// The boot loader's information.

@@ -15,7 +15,7 @@ use core::fmt;
 pub use aml::{sleep_type, sleep_type_s5};
 pub use fadt::{AddressSpace, Fadt, Register, Reset};
 pub use madt::{IoApic, MadtCore, MadtCores, filter_madt, madt_cores, madt_io_apics};
-pub use mcfg::ecam_of_bus_0;
+pub use mcfg::{Ecam, ecam};
 pub use root::{Root, RootTables, build_root};
 
 use crate::bytes;

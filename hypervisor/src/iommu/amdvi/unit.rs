@@ -4,11 +4,12 @@
 use cloister_core::iommu::amdvi::{Features, command, event};
 use cloister_core::iommu::{Fault, Ivhd, Requester};
 use cloister_core::memory::Range;
+use cloister_core::pci::{Address, ConfigSpace, capabilities};
 
 use super::super::NO_MEMORY;
 use super::super::registers::{Memory, Registers, wait};
 use crate::arch::memory::FramePool;
-use crate::arch::routes::{ConfigSpace, message_capability};
+use crate::arch::pci;
 use crate::setup::{Complaint, complaint};
 
 const DEVICE_TABLE: u64 = 0x00;
@@ -189,17 +190,15 @@ impl Unit {
         const ENABLE: u32 = 1 << 16;
         const MULTIPLE: u32 = 7 << 20;
         const WIDE: u32 = 1 << 23;
-        let config = ConfigSpace::open();
-        let function = self.function.0;
-        let Some(at) = message_capability(&config, function) else {
+        let function = Address(self.function.0);
+        let mut config = pci::lock();
+        let at = capabilities(&config, function).msi;
+        if at == 0 {
             return false;
-        };
+        }
+        let at = u16::from(at);
         let header = config.read(function, at);
-        let write = |offset: u8, value: u32| {
-            // SAFETY: the function is the IOMMU's own, which raises NMIs at a
-            // core that takes them, or nothing.
-            unsafe { config.write(function, at.wrapping_add(offset), value) };
-        };
+        let mut write = |offset: u16, value: u32| config.write(function, at + offset, value);
         write(4, address);
         if header & WIDE != 0 {
             write(8, 0);

@@ -2,8 +2,7 @@
 //! Local Bus Specification 3.0, chapter 6): a type 0 header, memory BARs, no
 //! capabilities, no interrupt.
 
-/// Number of BARs of a type 0 header.
-pub const BARS: usize = 6;
+use super::BARS;
 
 /// Offsets in the header.
 const COMMAND: usize = 0x04;

@@ -1,0 +1,70 @@
+//! PCI functions of partitions.
+
+use anyhow::Result;
+use cloister_tests::cases::Bench;
+use cloister_tests::{Nic, NicModel, Part, System, linux, part, partitions, with_linux};
+
+use crate::demo::expect;
+
+/// A partition `name` on core `core` with the functions `devices` (a TOML list).
+fn owner(name: &str, core: u32, devices: &str, args: &str) -> Part {
+    part(name, "device")
+        .cores(&format!("[{core}]"))
+        .args(args)
+        .key(&format!("devices = [{devices}]"))
+}
+
+/// Adds two e1000.
+fn cards(bench: &Bench, system: System) -> System {
+    let card = || Nic {
+        model: NicModel::E1000,
+        netdev: bench.choose("user", "ethmod=null").into(),
+    };
+    system.nic(card()).nic(card())
+}
+
+/// The address of card `number`, as the system file has it, unprotected.
+fn card(bench: &Bench, number: u32) -> String {
+    let device = number + bench.choose(0x10, 2);
+    format!("{{ address = \"0000:00:{device:02x}.0\", dma = \"unprotected\" }}")
+}
+
+/// Two partitions find one function each, and nothing else.
+pub(crate) fn own_only(bench: &Bench) -> Result<()> {
+    let args = "count=1 list fresh alone sizes fresh master";
+    let parts = [0, 1].map(|number| {
+        let name = ["first", "second"][number as usize];
+        owner(name, number, &card(bench, number), args)
+    });
+    let ended = cards(bench, bench.system(partitions(parts)))
+        .run_to_end()?
+        .completed()?;
+    for name in ["first", "second"] {
+        ended.partition(name)?.finished(0)?.says("found=1")?;
+    }
+    Ok(())
+}
+
+/// Linux lists, and finds in its memory, the function that is its own, and not
+/// the one beside it.
+pub(crate) fn hidden(bench: &Bench) -> Result<()> {
+    let work = "
+        for card in 10 11; do
+            echo card$card=$(ls /sys/bus/pci/devices | grep -c 0000:00:$card.0)
+            echo ecam$card=$(devmem $((0xb0000000 + (0x$card << 15))) 32)
+        done
+        devmem $((0xb0000000 + (0x10 << 15) + 4)) 16 7
+    ";
+    let owner = owner("nic", 2, &card(bench, 0), "count=1 list fresh alone sizes");
+    let system = bench.system(with_linux(
+        &linux("[0, 1]").cmdline("iomem=relaxed"),
+        [owner],
+    ));
+    let ended = cards(bench, system).run(work)?.completed()?;
+    ended.partition("nic")?.finished(0)?.says("found=1")?;
+    expect(&ended, "card10", "0")?;
+    expect(&ended, "ecam10", "0xFFFFFFFF")?;
+    expect(&ended, "card11", "1")?;
+    expect(&ended, "ecam11", "0x100E8086")?;
+    Ok(())
+}
