@@ -14,7 +14,7 @@ const TARGET: &str = "x86_64-unknown-linux-musl";
 const TOOL: &str = "hostile-root";
 
 /// The tool, statically linked.
-fn tool() -> Result<Vec<u8>> {
+pub(crate) fn tool() -> Result<Vec<u8>> {
     let status = build::cargo()
         .args(["build", "--quiet", "--profile", "small"])
         .args(["--target", TARGET, "--package", TOOL])
@@ -28,7 +28,7 @@ fn tool() -> Result<Vec<u8>> {
 }
 
 /// A strict partition that never ends.
-fn strict(core: u32) -> Part {
+pub(crate) fn strict(core: u32) -> Part {
     part("strict", "spin.elf")
         .cores(&format!("[{core}]"))
         .memory("64M")
@@ -36,7 +36,7 @@ fn strict(core: u32) -> Part {
         .may("quiesce strict populate")
 }
 
-fn undisturbed(ended: &Ended) -> Result<()> {
+pub(crate) fn undisturbed(ended: &Ended) -> Result<()> {
     ended
         .partition("strict")?
         .state(PartitionState::Running)?

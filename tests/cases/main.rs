@@ -14,6 +14,7 @@ mod ends;
 mod fault;
 mod hostile;
 mod hostile_root;
+mod iommu;
 mod linux;
 mod manifests;
 mod net;
@@ -170,6 +171,15 @@ const CASES: &[Case] = &[
     Case {
         deadline: 200,
         ..with_linux("hostile-beside-linux", hostile_root::partitions_beside)
+    },
+    Case {
+        on: On::Qemu("Bochs has no IOMMU"),
+        ..light("iommu-partitions-alone", iommu::partitions_alone)
+    },
+    Case {
+        on: On::Qemu("Bochs has no IOMMU"),
+        deadline: 200,
+        ..with_linux("iommu-confines-linux", iommu::linux_is_confined)
     },
     with_linux("boot-time", linux::boot_time),
     with_linux("control-list", control::list_is_true),

@@ -9,10 +9,12 @@
 //! | `sleep PORT` | writes every sleep type but S5's to PM1a control at PORT |
 //! | `memory START LENGTH` | reads and writes that physical range, page by page |
 //! | `beyond` | reads physical addresses where nothing is, up to 2^39 |
+//! | `dma DEVICE ADDRESS…` | has QEMU's `edu` device DEVICE (0000:00:03.0) copy within our own memory, then write to each ADDRESS and read it back |
 //! | `reset` | writes the reset control register 0xcf9 |
 //!
 //! Each prints what it counted as `NAME: key=number …`.
 
+mod dma;
 mod memory;
 mod msrs;
 mod ports;
@@ -37,6 +39,11 @@ fn main() -> Result<()> {
         Some("reset") => ports::reset(),
         Some("memory") => memory::sweep(number(1)?, number(2)?),
         Some("beyond") => memory::beyond(),
-        _ => bail!("msrs, ports, pci, sleep, reset, memory or beyond"),
+        Some("dma") => {
+            let device = arguments.get(1).context("the device is missing")?;
+            let addresses: Result<Vec<u64>> = (2..arguments.len()).map(number).collect();
+            dma::aim(device, &addresses?)
+        }
+        _ => bail!("msrs, ports, pci, sleep, reset, memory, beyond or dma"),
     }
 }
