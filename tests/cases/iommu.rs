@@ -74,7 +74,7 @@ pub(crate) fn linux_is_confined(bench: &Bench) -> Result<()> {
     const BLOCKS: usize = 128;
     let mut disk = tempfile::NamedTempFile::new()?;
     let content: Vec<u8> = (0..BLOCKS * 512)
-        .map(|at| (at * 7 + at / 512) as u8)
+        .map(|at| (at * 7 + at / 512).to_le_bytes()[0])
         .collect();
     disk.write_all(&content)?;
     let sum: u64 = content.iter().map(|&byte| u64::from(byte)).sum();

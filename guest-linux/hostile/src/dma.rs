@@ -146,8 +146,9 @@ impl Own {
 
     /// How many of the bytes that a transfer concerns are `byte`.
     fn count(&self, byte: u8) -> usize {
-        (0..COUNT as usize)
-            // SAFETY: as above.
+        let bytes = 0..usize::try_from(COUNT).unwrap_or(PAGE);
+        // SAFETY: as above.
+        bytes
             .filter(|&index| unsafe { self.page.add(index).read_volatile() } == byte)
             .count()
     }

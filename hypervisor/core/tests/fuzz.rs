@@ -27,6 +27,7 @@ fn parsers_accept_their_seeds() {
     use cloister_core::acpi::{Fadt, ecam, madt_cores, sleep_type_s5};
     use cloister_core::bzimage::Kernel;
     use cloister_core::elf::Program;
+    use cloister_core::iommu::{dmar, ivrs};
     let corpus = corpus();
     let all = |name: &str, accepts: &dyn Fn(&[u8]) -> bool| {
         assert!(
@@ -42,6 +43,12 @@ fn parsers_accept_their_seeds() {
     all("aml", &|seed| sleep_type_s5(seed).is_some());
     all("mcfg", &|seed| {
         ecam(seed).is_ok_and(|address| address.is_some())
+    });
+    all("dmar", &|seed| {
+        dmar(seed).is_ok_and(|dmar| dmar.units.len() == 1)
+    });
+    all("ivrs", &|seed| {
+        ivrs(seed).is_ok_and(|ivrs| ivrs.units.len() == 1)
     });
     all("madt", &|seed| {
         madt_cores(seed).is_ok_and(|mut cores| cores.all(|core| core.is_ok()))

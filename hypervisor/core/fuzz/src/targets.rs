@@ -11,6 +11,7 @@ use cloister_core::bzimage::{
 use cloister_core::decode::{self, MAX_LENGTH, Mode};
 use cloister_core::elf::Program;
 use cloister_core::icr::{self, DeliveryMode, Ipi, LogicalId, OwnCore};
+use cloister_core::iommu::{self, Reserved};
 use cloister_core::multiboot;
 use cloister_core::policy::io::{self, IoFacts, PortAccess};
 use cloister_core::policy::msr::{self, MsrContext};
@@ -27,6 +28,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("fadt", fadt),
     ("aml", aml),
     ("mcfg", mcfg),
+    ("dmar", dmar),
+    ("ivrs", ivrs),
     ("multiboot", multiboot),
     ("bzimage", bzimage),
     ("decode", decode),
@@ -135,6 +138,37 @@ pub fn aml(data: &[u8]) {
 /// The MCFG.
 pub fn mcfg(data: &[u8]) {
     let _ = acpi::ecam(data);
+}
+
+/// VT-d's table: ranges are whole pages and not turned around.
+pub fn dmar(data: &[u8]) {
+    if let Ok(dmar) = iommu::dmar(data) {
+        // A unit takes sixteen bytes, a scope eight.
+        assert!(dmar.units.len() * 16 + dmar.io_apics.len() * 8 <= data.len());
+        pages(&dmar.reserved);
+    }
+}
+
+/// AMD-Vi's table: each IOMMU once.
+pub fn ivrs(data: &[u8]) {
+    if let Ok(ivrs) = iommu::ivrs(data) {
+        for (index, unit) in ivrs.units.iter().enumerate() {
+            let others = ivrs.units.iter().skip(index + 1);
+            assert!(
+                others
+                    .clone()
+                    .all(|other| other.registers != unit.registers)
+            );
+        }
+        pages(&ivrs.reserved);
+    }
+}
+
+fn pages(reserved: &[Reserved]) {
+    for region in reserved {
+        assert!(region.range.start <= region.range.end);
+        assert_eq!((region.range.start | region.range.end) & 0xfff, 0);
+    }
 }
 
 /// The boot loader's information.

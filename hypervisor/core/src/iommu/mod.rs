@@ -6,6 +6,8 @@ pub mod amdvi;
 mod dmar;
 mod ivrs;
 mod scope;
+#[cfg(test)]
+mod tests;
 pub mod vtd;
 
 pub use dmar::{Dmar, Unit, dmar};

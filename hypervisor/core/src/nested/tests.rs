@@ -53,7 +53,8 @@ impl Tables for Host {
 }
 
 /// What hardware makes of an address: host address, rights, type.
-type Seen = Option<(u64, Rights, MemoryType)>;
+type Page = (u64, Rights, MemoryType);
+type Seen = Option<Page>;
 
 fn slot(gpa: u64, shift: u32) -> usize {
     usize::try_from(gpa >> shift & 0x1ff).expect("nine bits")
@@ -137,6 +138,70 @@ fn walk_npt(host: &Host, root: u64, gpa: u64) -> Seen {
         table = entry & 0xf_ffff_ffff_f000;
     }
     unreachable!()
+}
+
+/// As VT-d walks (specification 4.1, 9.8). The type of memory is not there.
+fn walk_vtd(host: &Host, root: u64, gpa: u64) -> Seen {
+    let (mut table, mut allowed) = (root, 3);
+    for shift in [39, 30, 21, 12] {
+        let entry = host.read(table, slot(gpa, shift));
+        if entry & 3 == 0 {
+            return None;
+        }
+        allowed &= entry & 3;
+        assert_eq!(entry & 0x7c, 0, "execution and what scalable mode has");
+        assert_eq!(entry & 0x800, 0, "snoop behaviour is not asked for");
+        let address = entry & 0xf_ffff_ffff_f000;
+        if shift == 12 || entry & 0x80 != 0 {
+            assert_ne!(shift, 39, "no 512 GiB pages");
+            let below = (1_u64 << shift) - 1;
+            assert_eq!(address & below, 0, "reserved address bits");
+            return Some((address | (gpa & below), io(allowed & 2 != 0), DATA));
+        }
+        table = address;
+    }
+    unreachable!()
+}
+
+/// As AMD-Vi walks (48882, 2.2.3), from a device table entry of mode 4.
+fn walk_amdvi(host: &Host, root: u64, gpa: u64) -> Seen {
+    let (mut table, mut level, mut rights) = (root, 4_u32, 3);
+    loop {
+        let entry = host.read(table, slot(gpa, 3 + 9 * level));
+        if entry & 1 == 0 {
+            return None;
+        }
+        rights &= entry >> 61 & 3;
+        let next = (entry >> 9 & 7) as u32;
+        assert_eq!(entry & 0x07f0_0000_0000_0000, 0, "reserved bits");
+        let address = entry & 0xf_ffff_ffff_f000;
+        if next == 0 {
+            let below = (1_u64 << (3 + 9 * level)) - 1;
+            assert_eq!(address & below, 0, "reserved address bits");
+            return Some((address | (gpa & below), io(rights & 2 != 0), DATA));
+        }
+        assert_eq!(next, level - 1, "no level is left out");
+        (table, level) = (address, next);
+    }
+}
+
+const DATA: MemoryType = MemoryType::WriteBack;
+
+fn io(write: bool) -> Rights {
+    Rights {
+        read: true,
+        write,
+        execute: false,
+    }
+}
+
+/// What a device can tell of a guest's page.
+fn device_sees((hpa, rights, _): Page) -> Page {
+    (hpa, io(rights.write), DATA)
+}
+
+fn all(page: Page) -> Page {
+    page
 }
 
 /// One stretch of the model.
@@ -352,7 +417,13 @@ fn apply<F: Format>(table: &mut Builder<F>, host: &mut Host, model: &mut Model, 
     }
 }
 
-fn agrees<F: Format>(steps: &[Step], gib: bool, budget: usize, walk: fn(&Host, u64, u64) -> Seen) {
+fn agrees<F: Format>(
+    steps: &[Step],
+    gib: bool,
+    budget: usize,
+    walk: fn(&Host, u64, u64) -> Seen,
+    sees: fn(Page) -> Page,
+) {
     let mut host = Host::new(budget);
     let mut table = Builder::<F>::new(&mut host, gib).expect("one table");
     let mut model = Model::default();
@@ -374,7 +445,7 @@ fn agrees<F: Format>(steps: &[Step], gib: bool, budget: usize, walk: fn(&Host, u
             gpa.saturating_sub(1),
         ]);
         for gpa in probes {
-            let expected = model.lookup(gpa);
+            let expected = model.lookup(gpa).map(sees);
             assert_eq!(
                 walk(&host, table.root(), gpa),
                 expected,
@@ -396,7 +467,7 @@ proptest! {
         gib: bool,
         budget in prop_oneof![1..20_usize, Just(300)],
     ) {
-        agrees::<Ept>(&steps, gib, budget, walk_ept);
+        agrees::<Ept>(&steps, gib, budget, walk_ept, all);
     }
 
     #[test]
@@ -405,7 +476,25 @@ proptest! {
         gib: bool,
         budget in prop_oneof![1..20_usize, Just(300)],
     ) {
-        agrees::<Npt>(&steps, gib, budget, walk_npt);
+        agrees::<Npt>(&steps, gib, budget, walk_npt, all);
+    }
+
+    #[test]
+    fn vtd_agrees_with_the_model(
+        steps in prop::collection::vec(step(), 1..12),
+        gib: bool,
+        budget in prop_oneof![1..20_usize, Just(300)],
+    ) {
+        agrees::<VtdTable>(&steps, gib, budget, walk_vtd, device_sees);
+    }
+
+    #[test]
+    fn amdvi_agrees_with_the_model(
+        steps in prop::collection::vec(step(), 1..12),
+        gib: bool,
+        budget in prop_oneof![1..20_usize, Just(300)],
+    ) {
+        agrees::<AmdViTable>(&steps, gib, budget, walk_amdvi, device_sees);
     }
 
     #[test]
@@ -446,6 +535,21 @@ fn the_largest_pages_that_fit_are_used() {
     assert_eq!(table.lookup(&host, GIB).map(|t| t.level), Some(2));
     assert_eq!(table.lookup(&host, 2 * GIB).map(|t| t.level), Some(1));
     assert_eq!(table.lookup(&host, 2 * GIB + PAGE), None);
+}
+
+#[test]
+fn three_levels_and_small_pages() {
+    let mut host = Host::new(usize::MAX);
+    let mut table = Builder::<VtdTable>::with_pages(&mut host, 1).expect("one table");
+    let result = table.map(&mut host, 0, 4 * GIB, 2 << 20, Rights::RW, DATA);
+    assert_eq!(result, Ok(()));
+    assert_eq!(table.lookup(&host, 0x1000).map(|t| t.level), Some(1));
+    let root = table.table_of_zero(&mut host).expect("it is there");
+    let directory = host.read(root, 0) & !0xfff;
+    assert_eq!(
+        host.read(host.read(directory, 0) & !0xfff, 5),
+        (4 * GIB) | 0x5003
+    );
 }
 
 #[test]
