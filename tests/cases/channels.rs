@@ -4,6 +4,9 @@
 use anyhow::Result;
 use cloister_tests::cases::Bench;
 use cloister_tests::{Part, channel, part, partitions};
+use xtask::paths;
+
+use crate::demo::expect;
 
 /// A partition that runs `messages` on core `core`.
 fn end(name: &str, core: u32, args: &str) -> Part {
@@ -111,5 +114,63 @@ pub(crate) fn restarted_end(bench: &Bench) -> Result<()> {
         .violations(2)?
         .says("messages: received=2000 from 2000")?
         .violation("cpuid")?;
+    Ok(())
+}
+
+/// The demo: a strict partition sends telemetry to Linux and obeys commands
+/// from there, at no exit. Its twin beside it executes one instruction that
+/// exits, when it is told to, and has one.
+pub(crate) fn telemetry(bench: &Bench) -> Result<()> {
+    let shipped = std::fs::read_to_string(paths::root().join("partitions/telemetry.toml"))?;
+    let twin = part("twin", "telemetry.elf")
+        .cores("[3]")
+        .args("channel=twins rate=10000000 flags=quiesce+populate")
+        .may("quiesce populate");
+    let text = format!("{shipped}\n{twin}") + &channel("twins", ["twin", "linux"], "4K");
+    let commands = "cloister channel list --json >/tmp/list; echo list=$?; \
+        echo functions=$(grep -l 0x1110 /sys/bus/pci/devices/*/device | wc -l); \
+        cloister channel receive telemetry -f -n 3; \
+        cloister channel send telemetry rate=100000 && cloister channel send telemetry nonsense; \
+        sleep 1; cloister channel receive telemetry >/tmp/log; \
+        echo ok=$(grep -c '^ok rate=100000$' /tmp/log); \
+        echo bad=$(grep -c '^error \"nonsense\"' /tmp/log); \
+        echo reports=$(grep -c '^n=' /tmp/log); \
+        echo exits=$(grep '^n=' /tmp/log | grep -vc ' exits=0 interrupts=0 '); \
+        cloister channel receive nobody; echo nobody=$?; \
+        mkdir -p /etc; echo 'user:x:1000:1000::/:/bin/sh' >/etc/passwd; \
+        su user -c 'cloister channel send telemetry stop'; echo user=$?; \
+        cloister channel send twins cpuid; cloister channel send twins stop; \
+        cloister channel send telemetry stop; \
+        for name in telemetry twins; do for n in 1 2 3 4 5 6 7 8 9; do sleep 1; \
+        cloister channel receive $name | grep '^ok stop' && break; done; done; \
+        cloister channel list";
+    let ended = bench.system(text).run(commands)?.completed()?;
+    for (key, value) in [
+        ("list", "0"),
+        ("functions", "2"),
+        ("ok", "1"),
+        ("bad", "1"),
+        ("exits", "0"),
+        ("nobody", "4"),
+        ("user", "3"),
+    ] {
+        expect(&ended, key, value)?;
+    }
+    let sensor = ended
+        .partition("sensor")?
+        .finished(0)?
+        .says("telemetry: talks to linux")?
+        .since_quiesce(0)?
+        .interrupts(0)?
+        .violations(0)?;
+    for (key, expected) in [("commands", 2), ("corrupt", 0), ("since_quiesce", 0)] {
+        let got = sensor.value(key)?;
+        sensor.check(got == expected, format!("{key}={got}, expected {expected}"))?;
+    }
+    ended
+        .partition("twin")?
+        .finished(0)?
+        .since_quiesce(1)?
+        .exits_of("cpuid", 1)?;
     Ok(())
 }

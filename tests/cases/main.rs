@@ -182,6 +182,7 @@ const CASES: &[Case] = &[
         ..with_linux("iommu-confines-linux", iommu::linux_is_confined)
     },
     with_linux("boot-time", linux::boot_time),
+    with_linux("channel-telemetry", channels::telemetry),
     with_linux("control-list", control::list_is_true),
     Case {
         deadline: 240,

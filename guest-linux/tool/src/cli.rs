@@ -91,6 +91,11 @@ pub(crate) enum Verb {
         #[arg(long, value_name = "FILE")]
         perfetto: Option<PathBuf>,
     },
+    /// Messages to and from partitions.
+    Channel {
+        #[command(subcommand)]
+        verb: ChannelVerb,
+    },
     /// Validate a system file.
     Check {
         /// The system file (TOML).
@@ -106,6 +111,33 @@ pub(crate) enum Verb {
     },
     /// What this machine has and lacks for Cloister.
     Hardware,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ChannelVerb {
+    /// Linux's channels.
+    List,
+    /// Send one message.
+    Send {
+        /// The channel.
+        name: String,
+        /// The message.
+        text: String,
+        /// Seconds to wait for room.
+        #[arg(long, default_value_t = 5.0, value_parser = seconds)]
+        timeout: f64,
+    },
+    /// Print the messages that are there, one on a line.
+    Receive {
+        /// The channel.
+        name: String,
+        /// Go on until interrupted.
+        #[arg(short, long)]
+        follow: bool,
+        /// Stop after so many messages.
+        #[arg(short = 'n', long)]
+        count: Option<u64>,
+    },
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -182,30 +182,34 @@ impl Control {
     }
 }
 
-/// The function's folder in sysfs.
+/// The control function's folder in sysfs.
 fn find() -> Result<PathBuf> {
-    let identity = |folder: &Path, file: &str| {
-        let text = fs::read_to_string(folder.join(file)).ok()?;
-        u16::from_str_radix(text.trim().trim_start_matches("0x"), 16).ok()
-    };
+    functions(PCI_VENDOR, PCI_DEVICE).next().ok_or_else(|| {
+        Failure::NoDevice(format!(
+            "no PCI function {PCI_VENDOR:04x}:{PCI_DEVICE:04x} in {DEVICES}: \
+             this Linux does not run in Cloister, or sysfs is not mounted"
+        ))
+        .into()
+    })
+}
+
+/// The folders of all functions of this kind.
+pub(crate) fn functions(vendor: u16, device: u16) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(DEVICES).into_iter().flatten().flatten();
-    entries
-        .map(|entry| entry.path())
-        .find(|folder| {
-            identity(folder, "vendor") == Some(PCI_VENDOR)
-                && identity(folder, "device") == Some(PCI_DEVICE)
-        })
-        .ok_or_else(|| {
-            Failure::NoDevice(format!(
-                "no PCI function {PCI_VENDOR:04x}:{PCI_DEVICE:04x} in {DEVICES}: \
-                 this Linux does not run in Cloister, or sysfs is not mounted"
-            ))
-            .into()
-        })
+    let folders = entries.map(|entry| entry.path());
+    folders.filter(move |folder| {
+        number(folder, "vendor") == Some(vendor) && number(folder, "device") == Some(device)
+    })
+}
+
+/// A number that a file of the function's folder has.
+pub(crate) fn number(folder: &Path, file: &str) -> Option<u16> {
+    let text = fs::read_to_string(folder.join(file)).ok()?;
+    u16::from_str_radix(text.trim().trim_start_matches("0x"), 16).ok()
 }
 
 /// Turns decoding on, once.
-fn enable(folder: &Path) -> Result<()> {
+pub(crate) fn enable(folder: &Path) -> Result<()> {
     let file = folder.join("enable");
     let enabled = fs::read_to_string(&file).is_ok_and(|text| text.trim() != "0");
     if enabled {
@@ -216,7 +220,8 @@ fn enable(folder: &Path) -> Result<()> {
     })
 }
 
-fn open(folder: &Path, bar: u8, write: bool) -> Result<File> {
+/// The file of BAR `bar`.
+pub(crate) fn open(folder: &Path, bar: u8, write: bool) -> Result<File> {
     let path = folder.join(format!("resource{bar}"));
     OpenOptions::new()
         .read(true)

@@ -4,6 +4,7 @@
 //! on Linux's bus (`cloister_abi::control`): what is read costs no VM exit, on
 //! no core; what is done is one store.
 
+mod channels;
 mod cli;
 mod device;
 mod failure;

@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::mem::{align_of, size_of};
+use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context, Result, ensure};
 use cloister_abi::CoreCounters;
+use cloister_abi::channel::FunctionPage;
 use cloister_abi::control::{ControlPage, PartitionStatus, StatisticsHeader};
 use cloister_abi::shared::ConsoleRing;
 use cloister_abi::trace::TraceRing;
@@ -36,6 +38,8 @@ unsafe impl Shared for CoreCounters {}
 unsafe impl Shared for ConsoleRing {}
 // SAFETY: as above.
 unsafe impl Shared for TraceRing {}
+// SAFETY: what is not atomic was written before Linux ran, and never again.
+unsafe impl Shared for FunctionPage {}
 
 impl Mapping {
     /// Maps the first `length` bytes of `file`.
@@ -89,6 +93,19 @@ impl Mapping {
             unsafe { self.address.add(offset + index).write_volatile(*byte) };
         }
         Ok(())
+    }
+
+    /// All of it, as words that others write at any moment, and this process
+    /// too.
+    ///
+    /// # Errors
+    /// The mapping is not writable.
+    pub(crate) fn words(&self) -> Result<&[AtomicU64]> {
+        ensure!(self.writable, "the mapping is read-only");
+        let words = self.length / size_of::<AtomicU64>();
+        // SAFETY: the mapping, page-aligned, lives as long as `self`; what
+        // others write there is made of words, and every value is one.
+        Ok(unsafe { std::slice::from_raw_parts(self.address.cast(), words) })
     }
 
     fn check(&self, offset: usize, size: usize, align: usize) -> Result<()> {

@@ -79,6 +79,13 @@ impl End {
             _ => None,
         }
     }
+
+    const fn other(self) -> Self {
+        match self {
+            Self::First => Self::Second,
+            Self::Second => Self::First,
+        }
+    }
 }
 
 /// Why a block could not be opened.
@@ -102,18 +109,57 @@ impl fmt::Display for OpenError {
 
 impl core::error::Error for OpenError {}
 
-/// Opens one end of the channel in `block`. For each end there must be one
-/// sender and one receiver at a time, wherever they run; two senders garble
-/// each other's messages.
+/// Opens one end of the channel in `block`: its sender and its receiver. There
+/// must be one of each at a time, wherever they run; two senders garble each
+/// other's messages.
 ///
 /// # Errors
 /// See [`OpenError`].
 pub fn open<W: Word>(block: &[W], end: End) -> Result<(Sender<'_, W>, Receiver<'_, W>), OpenError> {
+    Ok((sender(block, end)?, receiver(block, end)?))
+}
+
+/// Opens the sender of `end` alone.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn sender<W: Word>(block: &[W], end: End) -> Result<Sender<'_, W>, OpenError> {
+    Ok(Sender::new(rings(block)?.of(end)))
+}
+
+/// Opens the receiver of `end` alone.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn receiver<W: Word>(block: &[W], end: End) -> Result<Receiver<'_, W>, OpenError> {
+    Ok(Receiver::new(rings(block)?.of(end.other())))
+}
+
+/// Words that wait for `end` to receive them, as its receiver would find them;
+/// for one who only looks. What is read is of two moments, and not trusted.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn waiting<W: Word>(block: &[W], end: End) -> Result<u64, OpenError> {
+    Ok(rings(block)?.of(end.other()).used())
+}
+
+/// The rings through which each end sends.
+struct Rings<'a, W>([Ring<'a, W>; 2]);
+
+impl<'a, W> Rings<'a, W> {
+    fn of(self, end: End) -> Ring<'a, W> {
+        let [first, second] = self.0;
+        match end {
+            End::First => first,
+            End::Second => second,
+        }
+    }
+}
+
+fn rings<W: Word>(block: &[W]) -> Result<Rings<'_, W>, OpenError> {
     const FIRST: usize = RINGS / 8;
     let length = ring_words(block.len());
-    let rings = block.get(FIRST..).ok_or(OpenError::TooSmall)?;
-    let (first, second) = rings.split_at_checked(length).ok_or(OpenError::TooSmall)?;
-    let second = second.get(..length).ok_or(OpenError::TooSmall)?;
     if length < 2 {
         return Err(OpenError::TooSmall);
     }
@@ -122,20 +168,17 @@ pub fn open<W: Word>(block: &[W], end: End) -> Result<(Sender<'_, W>, Receiver<'
     if !expected.into_iter().all(|word| words.next() == Some(word)) {
         return Err(OpenError::Header);
     }
-    let ring = |index: usize, data| {
-        let at = |offsets: [usize; 2]| block.get(offsets.get(index)? / 8);
+    let ring = |index: usize| {
+        let word = |offsets: [usize; 2]| block.get(offsets.get(index)? / 8);
+        let start = FIRST + index * length;
         Some(Ring {
-            tail: at(TAILS)?,
-            head: at(HEADS)?,
-            data,
+            tail: word(TAILS)?,
+            head: word(HEADS)?,
+            data: block.get(start..start + length)?,
         })
     };
-    let (out, into) = match end {
-        End::First => (ring(0, first), ring(1, second)),
-        End::Second => (ring(1, second), ring(0, first)),
-    };
-    let (out, into) = out.zip(into).ok_or(OpenError::TooSmall)?;
-    Ok((Sender::new(out), Receiver::new(into)))
+    let both = ring(0).zip(ring(1)).ok_or(OpenError::TooSmall)?;
+    Ok(Rings([both.0, both.1]))
 }
 
 /// Writes the header of an empty channel, as the hypervisor does at boot: for

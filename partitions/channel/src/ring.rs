@@ -24,6 +24,13 @@ impl<'a, W: Word> Ring<'a, W> {
         self.data.len() as u64
     }
 
+    /// Words that were put in and not taken out, as far as one can tell.
+    pub(crate) fn used(&self) -> u64 {
+        let head = self.head.load(Ordering::Acquire);
+        let tail = self.tail.load(Ordering::Acquire);
+        tail.wrapping_sub(head)
+    }
+
     /// Place of word `count` in `data`.
     fn place(&self, count: u64) -> usize {
         // Less than the length of a slice.

@@ -37,7 +37,7 @@ pub(super) fn show(device: &Device, name: &str, follow: bool, json: bool) -> Res
 }
 
 /// A partition's bytes, without those that would command the terminal.
-fn plain(bytes: &[u8]) -> String {
+pub(super) fn plain(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let clean = |c: char| match c {
         '\n' | '\t' => c,

@@ -1,5 +1,6 @@
 //! One file for each group of verbs.
 
+mod channel;
 mod console;
 mod hardware;
 mod life;
@@ -11,7 +12,7 @@ mod trace;
 
 use anyhow::Result;
 
-use crate::cli::{Cli, Verb};
+use crate::cli::{ChannelVerb, Cli, Verb};
 use crate::device::Device;
 
 /// Does what the command line says.
@@ -41,6 +42,19 @@ pub(crate) fn run(cli: &Cli) -> Result<()> {
                 None => trace::show(&device, name.as_deref(), *follow, json),
             }
         }
+        Verb::Channel { verb } => match verb {
+            ChannelVerb::List => channel::list(json),
+            ChannelVerb::Send {
+                name,
+                text,
+                timeout,
+            } => channel::send(name, text, *timeout, json),
+            ChannelVerb::Receive {
+                name,
+                follow,
+                count,
+            } => channel::receive(name, *follow, *count, json),
+        },
         Verb::Check { file } => system::check(file, json),
         Verb::Compile { file, output } => system::compile(file, output, json),
         Verb::Hardware => hardware::show(json),
