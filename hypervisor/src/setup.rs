@@ -5,6 +5,7 @@ use core::fmt::Display;
 use cloister_abi::{LinuxState, MAX_PARTITIONS};
 use cloister_core::acpi::{Fadt, sleep_type};
 use cloister_core::bzimage::Kernel;
+use cloister_core::iommu::Requester;
 use cloister_core::memory::{
     E820_ENTRIES, FirmwareRange, LARGE_PAGE, LinuxNeed, Module, PartitionNeed, PlanInput, Range,
     kind, plan,
@@ -330,7 +331,17 @@ pub(crate) fn system<V: Vendor>(
             .module(&config.program)
             .ok_or_else(|| fail(&"its program is missing"))?;
         let image = module.bytes();
-        let devices = pci::of_partition(&pci, &config.devices, pool).ok_or_else(no_memory)?;
+        let has_iommu = iommu.is_some();
+        let devices = pci::of_partition(&pci, &config.devices, has_iommu, pool);
+        let devices = devices.ok_or_else(no_memory)?;
+        if let Some(iommu) = &iommu
+            && !devices.is_empty()
+        {
+            let domain = iommu.partition_domain(index, &[(0, block.range())])?;
+            for device in devices {
+                iommu.assign(Requester(device.info.address.0), index, domain)?;
+            }
+        }
         let source = load::Source {
             config,
             index,

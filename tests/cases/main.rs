@@ -114,6 +114,10 @@ const CASES: &[Case] = &[
     light("outside-witness-sees-none", witness::sees_none),
     light("outside-witness-exit-for-exit", witness::exit_for_exit),
     light("pci-own-functions-only", pci::own_only),
+    Case {
+        on: On::Qemu("Bochs has no IOMMU"),
+        ..light("pci-behind-iommu", pci::behind_iommu)
+    },
     light("program-of-another-repository", own::repository),
     light("hypervisor-faults", fault::dumped),
     light("bad-manifest-blob", manifests::broken_blob),

@@ -2,7 +2,9 @@
 
 use anyhow::Result;
 use cloister_tests::cases::Bench;
-use cloister_tests::{Nic, NicModel, Part, System, linux, part, partitions, with_linux};
+use cloister_tests::{
+    Ended, Iommu, Nic, NicModel, Part, System, linux, part, partitions, with_linux,
+};
 
 use crate::demo::expect;
 
@@ -30,17 +32,35 @@ fn card(bench: &Bench, number: u32) -> String {
 }
 
 /// Two partitions find one function each, and nothing else.
-pub(crate) fn own_only(bench: &Bench) -> Result<()> {
+fn two(bench: &Bench, iommu: Option<Iommu>) -> Result<Ended> {
     let args = "count=1 list fresh alone sizes fresh master";
-    let parts = [0, 1].map(|number| {
-        let name = ["first", "second"][number as usize];
-        owner(name, number, &card(bench, number), args)
-    });
-    let ended = cards(bench, bench.system(partitions(parts)))
-        .run_to_end()?
-        .completed()?;
+    let parts = [("first", 0), ("second", 1)]
+        .map(|(name, number)| owner(name, number, &card(bench, number), args));
+    let system = cards(bench, bench.system(partitions(parts)));
+    let system = match iommu {
+        Some(iommu) => system.iommu(iommu),
+        None => system,
+    };
+    let ended = system.run_to_end()?.completed()?;
     for name in ["first", "second"] {
         ended.partition(name)?.finished(0)?.says("found=1")?;
+    }
+    Ok(ended)
+}
+
+/// Without an IOMMU the program is told that nothing keeps its DMA in bounds.
+pub(crate) fn own_only(bench: &Bench) -> Result<()> {
+    two(bench, None)?
+        .partition("first")?
+        .says("unprotected=1")?;
+    Ok(())
+}
+
+/// Behind each IOMMU consent is needless, and addresses are the partition's own.
+pub(crate) fn behind_iommu(bench: &Bench) -> Result<()> {
+    for iommu in [Iommu::Intel, Iommu::Amd] {
+        let ended = two(bench, Some(iommu))?;
+        ended.partition("first")?.says("unprotected=0 offset=0x0")?;
     }
     Ok(())
 }

@@ -176,7 +176,6 @@ impl Iommu {
     ///
     /// # Errors
     /// The pool is empty, or the hardware does not reach that far.
-    #[expect(dead_code, reason = "for devices of partitions, which are to come")]
     pub(crate) fn partition_domain(
         &self,
         index: usize,
@@ -232,7 +231,6 @@ impl Iommu {
     /// # Errors
     /// There is no such function, the firmware reserves memory for its DMA, or
     /// the pool is empty.
-    #[expect(dead_code, reason = "for devices of partitions, which are to come")]
     pub(crate) fn assign(
         &self,
         requester: Requester,

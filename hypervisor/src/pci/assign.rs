@@ -4,7 +4,7 @@ use core::sync::atomic::AtomicU8;
 
 use cloister_abi::device::MAX_DEVICES;
 use cloister_core::pci::{Address, Bar, FunctionInfo, Kind};
-use cloister_manifest::{Channel, Device, Manifest, Partition, PciAddress, Problem};
+use cloister_manifest::{Channel, Device, Dma, Manifest, Partition, PciAddress, Problem};
 use heapless::Vec;
 
 use super::{Assigned, Pci, memory_bars};
@@ -39,6 +39,7 @@ pub(crate) fn assign(pci: &mut Pci, manifest: &Manifest) -> Result<(), Problem> 
 pub(crate) fn of_partition(
     pci: &Pci,
     devices: &[Device],
+    has_iommu: bool,
     pool: &FramePool,
 ) -> Option<&'static [Assigned]> {
     if devices.is_empty() {
@@ -47,7 +48,12 @@ pub(crate) fn of_partition(
     let all = devices.iter().filter_map(|device| {
         Some(Assigned {
             info: find(pci, device)?,
-            dma: device.dma,
+            // Consent to do without an IOMMU is not needed where there is one.
+            dma: if has_iommu {
+                Dma::Protected
+            } else {
+                device.dma
+            },
             sized: AtomicU8::new(0),
         })
     });

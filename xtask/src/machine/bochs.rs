@@ -43,7 +43,10 @@ pub fn start(setup: &Setup<'_>) -> Result<Child> {
     fs::write(&debugger, "c\n")?;
     let log = work.path().join("log");
     let pipe = setup.witness.then(|| pipe(&log)).transpose()?;
+    let folder = work.path().to_owned();
     let mut child = Child::spawn("bochs", work, |command| {
+        // A card without a cable leaves its frames in a file there.
+        command.current_dir(folder);
         command.arg("-q").arg("-f").arg(&rc);
         command.arg("-rc").arg(&debugger).arg("-log").arg(&log);
         command.env("SDL_VIDEODRIVER", "dummy");
