@@ -8,6 +8,7 @@ use cloister_tests::cases::Bench;
 use cloister_tests::{Ended, Iommu, LinuxState, System, linux, part, partitions, with_linux};
 
 use crate::demo::expect;
+use crate::hostile::hostile;
 use crate::hostile_root::{strict, tool, undisturbed};
 
 const NAMES: [(Iommu, &str); 2] = [(Iommu::Intel, "vt-d"), (Iommu::Amd, "amd-vi")];
@@ -43,6 +44,63 @@ pub(crate) fn partitions_alone(bench: &Bench) -> Result<()> {
     let ended = bare.run_to_end()?.completed()?;
     let iommu = ended.report().iommu.clone();
     ended.check(iommu.is_none(), format!("iommu {iommu:?} without one"))?;
+    Ok(())
+}
+
+/// A partition's function copies within the partition's memory; aimed at the
+/// hypervisor, a neighbour, the IOMMU itself it is blocked, each attempt is
+/// recorded for the partition with device and address, and a storm of them
+/// ends. The neighbour does not notice.
+pub(crate) fn partition_is_confined(bench: &Bench) -> Result<()> {
+    const PLACES: u64 = 8;
+    for (iommu, name) in NAMES {
+        let neighbour = part("neighbour", "spin.elf")
+            .cores("[0]")
+            .args("quanta=60000000")
+            .may("quiesce strict populate");
+        let aims = hostile("aims", 1, "dma storm=6").key("devices = [\"0000:00:06.0\"]");
+        let ended = bench
+            .system(partitions([neighbour, aims]))
+            .iommu(iommu)
+            .machine_argument("-device")
+            .machine_argument("edu,addr=6,dma_mask=0xffffffffffff")
+            .run_to_end()?
+            .completed()?;
+        has_iommu(&ended, name)?;
+        let aims = ended.partition("aims")?.finished(0)?;
+        aims.says(&format!("hostile: dma: done=1 refused={PLACES}"))?;
+        ended
+            .partition("neighbour")?
+            .finished(0)?
+            .since_quiesce(0)?
+            .interrupts(0)?
+            .violations(0)?;
+        let report = ended.report();
+        let faults = &report.dma_faults;
+        bench.note(format!("{name}: {} faults recorded", faults.len()));
+        // See `linux_is_confined`.
+        if iommu == Iommu::Amd && faults.is_empty() {
+            continue;
+        }
+        let odd = faults
+            .iter()
+            .find(|fault| fault.owner != "aims" || fault.device != "0000:00:06.0");
+        aims.check(odd.is_none(), format!("another fault: {odd:?}"))?;
+        for address in [16 << 20, 0x3e00_0000, 0xfed9_0000_u64, 1 << 36] {
+            for access in ["write", "read"] {
+                let found = faults
+                    .iter()
+                    .any(|fault| fault.address.0 == address && fault.access == access);
+                aims.check(found, format!("no fault for the {access} of {address:#x}"))?;
+            }
+        }
+        // What follows is not recorded.
+        let total = aims.report().dma_faults;
+        aims.check(
+            faults.len() as u64 == 2 * PLACES && total == 2 * PLACES,
+            format!("{} faults, {total} counted", faults.len()),
+        )?;
+    }
     Ok(())
 }
 

@@ -182,6 +182,10 @@ const CASES: &[Case] = &[
     },
     Case {
         on: On::Qemu("Bochs has no IOMMU"),
+        ..light("iommu-confines-partition", iommu::partition_is_confined)
+    },
+    Case {
+        on: On::Qemu("Bochs has no IOMMU"),
         deadline: 200,
         ..with_linux("iommu-confines-linux", iommu::linux_is_confined)
     },
