@@ -314,7 +314,10 @@ pub(crate) fn system<V: Vendor>(
     let registers = iommu.iter().flat_map(Iommu::registers);
     let mut foreign: Vec<Range, { linux::MAX_FOREIGN }> =
         foreign(info, manifest, memory).chain(registers).collect();
-    if foreign.extend_from_slice(&of_functions(&pci)).is_err() {
+    if foreign
+        .extend_from_slice(&of_functions(&pci, iommu.as_ref()))
+        .is_err()
+    {
         return Err(complaint(format_args!("more than 160 foreign ranges")));
     }
     let mut partitions: Vec<Partition<V>, MAX_PARTITIONS> = Vec::new();
@@ -453,12 +456,13 @@ pub(crate) fn confine_devices<V: Vendor>(system: &System<V>) -> Result<(), Compl
     Ok(())
 }
 
-/// The BARs of partitions' functions, and their configuration space in memory.
-fn of_functions(pci: &Pci) -> Vec<Range, { linux::MAX_FOREIGN }> {
-    let config = pci.assigned().filter_map(|function| {
-        let start = pci.ecam?.function(function.address.0)?;
-        Some((start, PAGE))
-    });
+/// The BARs of partitions' functions, and their configuration space in memory,
+/// and that of IOMMUs.
+fn of_functions(pci: &Pci, iommu: Option<&Iommu>) -> Vec<Range, { linux::MAX_FOREIGN }> {
+    let own = iommu.iter().flat_map(|iommu| iommu.functions());
+    let assigned = pci.assigned().map(|function| function.address.0);
+    let config = own.map(|own| own.0).chain(assigned);
+    let config = config.filter_map(|at| Some((pci.ecam?.function(at)?, PAGE)));
     let bars = pci.assigned().flat_map(pci::memory_bars);
     let all = config.chain(bars.map(|(_, start, bytes)| (start, bytes)));
     all.map(|(start, bytes)| Range {

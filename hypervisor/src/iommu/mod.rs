@@ -46,6 +46,8 @@ trait Hardware: Send {
     fn describe(&self, to: &mut dyn core::fmt::Write) -> core::fmt::Result;
     /// Where each unit's registers are.
     fn registers(&self) -> Vec<Range, { cloister_core::iommu::MAX_UNITS }>;
+    /// PCI functions that are its own.
+    fn functions(&self) -> Vec<Requester, { cloister_core::iommu::MAX_UNITS }>;
     /// Whether interrupts can be remapped.
     fn can_remap(&self) -> bool;
     /// Tables of a domain.
@@ -80,6 +82,7 @@ trait Hardware: Send {
 pub(crate) struct Iommu {
     name: &'static str,
     registers: Vec<Range, { cloister_core::iommu::MAX_UNITS }>,
+    own: Vec<Requester, { cloister_core::iommu::MAX_UNITS }>,
     reserved: Vec<Reserved, { cloister_core::iommu::MAX_RESERVED }>,
     can_remap: bool,
     hardware: Mutex<&'static mut dyn Hardware>,
@@ -142,6 +145,7 @@ pub(crate) fn find(
     Ok(Some(Iommu {
         name: hardware.name(),
         registers: hardware.registers(),
+        own: hardware.functions(),
         can_remap: hardware.can_remap(),
         reserved,
         hardware: Mutex::new(hardware),
@@ -168,6 +172,12 @@ impl Iommu {
     /// Its registers, which are nobody's.
     pub(crate) fn registers(&self) -> impl Iterator<Item = Range> + '_ {
         self.registers.iter().copied()
+    }
+
+    /// PCI functions that are its own, and nobody else's: one of AMD-Vi's
+    /// raises the interrupts that announce faults.
+    pub(crate) fn functions(&self) -> &[Requester] {
+        &self.own
     }
 
     /// Tables for the devices of partition `index`, in which a device's

@@ -8,6 +8,7 @@ use cloister_core::pci::{self, Address, Bar, ConfigSpace, Verdict, register};
 use super::Assigned;
 use crate::arch::pci as hardware;
 use crate::control;
+use crate::iommu::Iommu;
 use crate::partition::Partition;
 use crate::report;
 use crate::run::Core;
@@ -78,6 +79,13 @@ fn of_partition<V: Vendor>(core: &Core<V>, partition: &Partition<V>, access: Acc
 fn of_linux<V: Vendor>(core: &mut Core<V>, access: Access) -> u32 {
     if let Some(read) = control::config(core, &access) {
         return read;
+    }
+    let mut iommus = core.system.iommu.iter().flat_map(Iommu::functions);
+    if iommus.any(|own| own.0 == access.at.0) {
+        if access.value.is_some() {
+            refuse(core, &access, "the IOMMU's function");
+        }
+        return u32::MAX;
     }
     match core.system.pci.function(access.at) {
         Some((_, None)) => {}

@@ -222,6 +222,10 @@ impl Hardware for AmdVi {
         self.units.iter().map(Unit::range).collect()
     }
 
+    fn functions(&self) -> Vec<Requester, MAX_UNITS> {
+        self.units.iter().map(|unit| unit.function).collect()
+    }
+
     fn can_remap(&self) -> bool {
         true
     }

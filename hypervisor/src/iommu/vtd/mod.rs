@@ -171,6 +171,10 @@ impl Hardware for Vtd {
         self.units.iter().map(Unit::range).collect()
     }
 
+    fn functions(&self) -> Vec<Requester, MAX_UNITS> {
+        Vec::new()
+    }
+
     fn can_remap(&self) -> bool {
         self.remaps
     }
