@@ -47,7 +47,9 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod receiver;
 mod ring;
+mod sender;
 mod word;
 
 use core::fmt;
@@ -55,7 +57,9 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use cloister_abi::channel::{HEADS, RINGS, TAILS, header, ring_words};
 
-pub use ring::{Corrupt, Message, ReceiveError, Receiver, SendError, Sender};
+pub use receiver::{Message, ReceiveError, Receiver};
+pub use ring::Corrupt;
+pub use sender::{SendError, Sender};
 pub use word::Word;
 
 use ring::Ring;

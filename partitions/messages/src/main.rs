@@ -1,9 +1,10 @@
 //! One end of a channel, for tests: `send` and `receive` numbered messages,
-//! `scribble` over the block, or `suffer` that.
+//! `scribble` over the block, or `suffer` that. Or `measure` what a message
+//! costs, without a channel ([`measure`]).
 //!
 //! | argument | meaning | without it |
 //! |---|---|---|
-//! | `send`, `receive`, `scribble`, `suffer` | what to do | required |
+//! | `send`, `receive`, `scribble`, `suffer`, `measure` | what to do | required |
 //! | `channel=NAME` | the channel | `ring` |
 //! | `messages=N` | how many | 1000 |
 //! | `longest=N` | bytes of the longest message; their lengths go from 8 up to this, and begin again | 100 |
@@ -20,11 +21,14 @@
 #![no_main]
 #![forbid(unsafe_code)]
 
+mod measure;
+
 use core::hint::spin_loop;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use cloister_runtime::channel::{self, Channel, ReceiveError, SendError};
-use cloister_runtime::{Dataplane, Partition, args, entry, measure, println, set_dataplane};
+use cloister_runtime::measure::cpuid;
+use cloister_runtime::{Dataplane, Partition, args, entry, println, set_dataplane};
 
 entry!(main);
 
@@ -50,6 +54,15 @@ fn main(partition: &Partition) -> u64 {
         println!("messages: args: bad flags or number");
         return 2;
     };
+    if !flags.is_empty()
+        && let Err(error) = set_dataplane(flags)
+    {
+        println!("messages: set_dataplane({flags:?}): {error}");
+        return 1;
+    }
+    if partition.arg("measure").is_some() {
+        return measure::all();
+    }
     let longest = usize::try_from(longest).unwrap_or(0).clamp(8, LONGEST);
     let task = Task { messages, longest };
     let name = partition.arg("channel").unwrap_or("ring");
@@ -65,12 +78,6 @@ fn main(partition: &Partition) -> u64 {
     }
     let (peer, size) = (channel.info.peer(), channel.info.size());
     println!("messages: {name} to {peer}, {size} bytes");
-    if !flags.is_empty()
-        && let Err(error) = set_dataplane(flags)
-    {
-        println!("messages: set_dataplane({flags:?}): {error}");
-        return 1;
-    }
     let asked = |role| partition.arg(role).is_some();
     let code = if asked("send") {
         task.send(&mut channel)
@@ -86,7 +93,7 @@ fn main(partition: &Partition) -> u64 {
         2
     };
     if asked("cpuid") {
-        let _ = measure::cpuid(0);
+        let _ = cpuid(0);
     }
     let counters = partition.own_counters();
     println!(

@@ -14,7 +14,9 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use cloister_abi::channel::{ChannelInfo, ChannelTable, MAX_CHANNELS};
 
-pub use cloister_channel::{Corrupt, End, Message, ReceiveError, Receiver, SendError, Sender};
+pub use cloister_channel::{
+    Corrupt, End, Message, ReceiveError, Receiver, SendError, Sender, format, open as open_block,
+};
 
 use crate::Partition;
 

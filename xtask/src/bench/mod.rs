@@ -1,6 +1,7 @@
 //! What exits cost, and what forwarding does. Exits: boots `partitions/bench.toml` on a machine whose clock
 //! counts instructions, and reads what the program `bench` prints.
 
+mod channels;
 mod forward;
 mod reference;
 mod table;
@@ -15,6 +16,7 @@ use serde::Serialize;
 use crate::machine::{Accel, Clock, MachineKind};
 use crate::run::Run;
 
+pub use channels::{Channels, MessageCost, channels, channels_table};
 pub use forward::{Forwarding, forwarding, forwarding_table};
 pub use reference::Reference;
 pub use table::table;

@@ -7,10 +7,11 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use xtask::MachineKind;
-use xtask::bench::{forwarding, forwarding_table, measure, table};
+use xtask::bench::{channels, channels_table, forwarding, forwarding_table, measure, table};
 
-/// Measure what exits cost, in instructions, beside what they cost others; and
-/// how fast frames are forwarded, beside the bare machine.
+/// Measure what exits cost, in instructions, beside what they cost others; what
+/// messages through channels cost; and how fast frames are forwarded, beside
+/// the bare machine.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Where: QEMU has AMD SVM, Bochs Intel VMX
@@ -31,6 +32,8 @@ pub(crate) struct Arguments {
 enum Subject {
     /// What exits cost
     Exits,
+    /// What a message through a channel costs
+    Channels,
     /// Frames through l2fwd, in QEMU
     L2fwd,
 }
@@ -71,6 +74,13 @@ impl Arguments {
                 }
             }
         }
+        let mut messages = Vec::new();
+        let machines = self.machine.list().iter();
+        for &machine in machines.filter(|_| wants(Subject::Channels)) {
+            let measured = channels(machine, !self.no_install)?;
+            println!("{}", channels_table(&measured));
+            messages.push(measured);
+        }
         let mut forwarded = Vec::new();
         if wants(Subject::L2fwd) && self.machine != Machines::Bochs {
             forwarded = forwarding(!self.no_install)?;
@@ -78,7 +88,7 @@ impl Arguments {
         }
         if let Some(path) = &self.json {
             let report = json!({
-                "schema": 1, "machines": measurements, "forwarding": forwarded
+                "schema": 1, "machines": measurements, "channels": messages, "forwarding": forwarded
             });
             std::fs::write(path, format!("{report:#}\n"))
                 .with_context(|| format!("cannot write {}", path.display()))?;
