@@ -1,45 +1,75 @@
-//! Network cards: frames through partitions, and through the same programs on
+//! Network cards: frames through partitions, and through the same program on
 //! the bare machine.
 
 use anyhow::Result;
 use cloister_tests::cases::Bench;
-use cloister_tests::net::{Cable, Echo, Generator};
-use cloister_tests::{Console, NicModel, Part, part, partitions};
+use cloister_tests::net::{Cable, Echo, Generator, Throughput};
+use cloister_tests::{
+    Console, Ended, Iommu, NicModel, Part, PartitionState, Running, System, linux, part,
+    partitions, with_linux,
+};
 
 /// Where `udp-echo` is.
 const IP: [u8; 4] = [10, 0, 0, 2];
 
-fn udp_echo(datagrams: u64) -> Part {
-    part("udp-echo", "udp-echo.elf")
-        .args(&format!("ip=10.0.0.2 port=7 datagrams={datagrams}"))
+fn l2fwd(args: &str) -> Part {
+    part("l2fwd", "l2fwd.elf")
+        .args(args)
         .may("quiesce strict populate")
 }
 
-fn l2fwd(frames: u64) -> Part {
-    part("l2fwd", "l2fwd.elf")
-        .args(&format!("frames={frames}"))
+fn udp_echo(args: &str) -> Part {
+    part("udp-echo", "udp-echo.elf")
+        .args(&format!("ip=10.0.0.2 port=7 {args}"))
         .may("quiesce strict populate")
+}
+
+/// The machine's network cards `numbers`, behind its IOMMU or not.
+fn cards(bench: &Bench, numbers: &[u32], protected: bool) -> String {
+    let dma = if protected {
+        "protected"
+    } else {
+        "unprotected"
+    };
+    let card = |number: &u32| {
+        let device = number + bench.choose(0x10, 2);
+        format!("{{ address = \"0000:00:{device:02x}.0\", dma = \"{dma}\" }}")
+    };
+    let cards: Vec<String> = numbers.iter().map(card).collect();
+    format!("devices = [{}]", cards.join(", "))
+}
+
+/// Waits until `program` has its cards.
+fn ready(machine: &mut Running, program: &str) -> Result<()> {
+    machine.wait_for(Console::Partition(program.into()), "ready", 300)
+}
+
+/// `frames` frames through `l2fwd`, with cards of this model.
+fn through(
+    bench: &Bench,
+    model: NicModel,
+    text: String,
+    frames: u64,
+    configure: impl FnOnce(System) -> System,
+) -> Result<(Throughput, Ended)> {
+    let [one, other] = [Cable::new(bench.machine())?, Cable::new(bench.machine())?];
+    let system = bench.system(text).nic(one.nic(model)).nic(other.nic(model));
+    let mut machine = configure(system).start()?;
+    ready(&mut machine, "l2fwd")?;
+    let throughput = Generator::new(frames).run(&one, &other);
+    let throughput = machine.explain(throughput)?;
+    Ok((throughput, machine.finish()?.completed()?))
 }
 
 /// The drivers without a hypervisor: every card, 20,000 frames.
 pub(crate) fn bare(bench: &Bench) -> Result<()> {
     const FRAMES: u64 = 20_000;
     for model in [NicModel::Virtio, NicModel::E1000, NicModel::E1000e] {
-        let cables = [Cable::new()?, Cable::new()?];
-        let [one, other] = &cables;
-        let mut machine = bench
-            .system(partitions([l2fwd(FRAMES)]))
-            .cores(1)
-            .nic(one.nic(model))
-            .nic(other.nic(model))
-            .without_hypervisor()
-            .deadline(100)
-            .start()?;
-        machine.wait_for(Console::Partition("l2fwd".into()), "ready", 60)?;
-        let throughput = Generator::new(FRAMES).run(one, other);
-        let throughput = machine.explain(throughput)?;
-        eprintln!("{model:?}: {:.0} frames/s", throughput.rate());
-        let ended = machine.finish()?.completed()?;
+        let text = partitions([l2fwd(&format!("frames={FRAMES}"))]);
+        let (throughput, ended) = through(bench, model, text, FRAMES, |system| {
+            system.cores(1).without_hypervisor()
+        })?;
+        bench.note(format!("{model:?}: {:.0} frames/s", throughput.rate()));
         ended
             .partition("l2fwd")?
             .finished(0)?
@@ -49,28 +79,149 @@ pub(crate) fn bare(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// smoltcp above the drivers, without a hypervisor.
-pub(crate) fn echo_bare(bench: &Bench) -> Result<()> {
-    const DATAGRAMS: u64 = 10_000;
-    for model in [NicModel::Virtio, NicModel::E1000] {
-        let cable = Cable::new()?;
-        let mut machine = bench
-            .system(partitions([udp_echo(DATAGRAMS)]))
-            .cores(1)
-            .nic(cable.nic(model))
-            .without_hypervisor()
-            .deadline(100)
-            .start()?;
-        machine.wait_for(Console::Partition("udp-echo".into()), "ready", 60)?;
-        let throughput = Echo::new(IP, 7, DATAGRAMS).run(&cable);
-        let throughput = machine.explain(throughput)?;
-        eprintln!("{model:?}: {:.0} datagrams/s", throughput.rate());
-        let ended = machine.finish()?.completed()?;
-        ended
-            .partition("udp-echo")?
-            .finished(0)?
-            .says(&format!("udp-echo: datagrams={DATAGRAMS} "))?
-            .says("bad=0")?;
+/// One exit among the frames is seen: counted when quiet, a violation when
+/// strict.
+pub(crate) fn forward_one_exit(bench: &Bench) -> Result<()> {
+    const FRAMES: u64 = 4000;
+    for (flags, strict) in [("quiesce+populate", false), ("strict+populate", true)] {
+        // The violation comes when all frames have gone back.
+        let at = if strict { FRAMES } else { FRAMES / 2 };
+        let args = format!("frames={FRAMES} cpuid={at} flags={flags}");
+        let part = l2fwd(&args).key(&cards(bench, &[0, 1], false));
+        let (_, ended) = through(bench, NicModel::Virtio, partitions([part]), FRAMES, |s| s)?;
+        let partition = ended.partition("l2fwd")?;
+        if strict {
+            partition
+                .state(PartitionState::Violated)?
+                .violations(1)?
+                .violation("cpuid")?;
+        } else {
+            partition.finished(0)?.since_quiesce(1)?.interrupts(0)?;
+        }
     }
     Ok(())
+}
+
+/// Datagrams through smoltcp on an e1000, in STRICT mode.
+pub(crate) fn echo(bench: &Bench) -> Result<()> {
+    echoed(bench, "")?
+        .partition("udp-echo")?
+        .finished(0)?
+        .since_quiesce(0)?
+        .interrupts(0)?
+        .says("bad=0")?;
+    Ok(())
+}
+
+/// One exit among them is seen.
+pub(crate) fn echo_one_exit(bench: &Bench) -> Result<()> {
+    echoed(bench, "flags=quiesce+populate cpuid=100")?
+        .partition("udp-echo")?
+        .finished(0)?
+        .since_quiesce(1)?
+        .interrupts(0)?;
+    Ok(())
+}
+
+fn echoed(bench: &Bench, args: &str) -> Result<Ended> {
+    const DATAGRAMS: u64 = 300;
+    let cable = Cable::new(bench.machine())?;
+    let part = udp_echo(&format!("datagrams={DATAGRAMS} {args}"));
+    let mut machine = bench
+        .system(partitions([part.key(&cards(bench, &[0], false))]))
+        .nic(cable.nic(NicModel::E1000))
+        .start()?;
+    ready(&mut machine, "udp-echo")?;
+    let throughput = Echo::new(IP, 7, DATAGRAMS).run(&cable);
+    machine.explain(throughput)?;
+    let ended = machine.finish()?.completed()?;
+    ended
+        .partition("udp-echo")?
+        .says(&format!("udp-echo: datagrams={DATAGRAMS} "))?;
+    Ok(ended)
+}
+
+/// A million frames and 100,000 datagrams behind VT-d.
+pub(crate) fn beside_linux_intel(bench: &Bench) -> Result<()> {
+    beside_linux(bench, Iommu::Intel, NicModel::E1000e, NicModel::Virtio)
+}
+
+/// The same behind AMD-Vi.
+pub(crate) fn beside_linux_amd(bench: &Bench) -> Result<()> {
+    beside_linux(bench, Iommu::Amd, NicModel::Virtio, NicModel::E1000)
+}
+
+/// Frames through `l2fwd` and datagrams to `udp-echo` at once, both strict,
+/// while Linux reads its disk.
+fn beside_linux(bench: &Bench, iommu: Iommu, forwards: NicModel, answers: NicModel) -> Result<()> {
+    const FRAMES: u64 = 1_000_000;
+    const DATAGRAMS: u64 = 100_000;
+    const DISK: &str = "virtio-blk-pci,drive=disk,disable-legacy=on,iommu_platform=on,addr=0x18";
+    let new = || Cable::new(bench.machine());
+    let [one, other, third] = [new()?, new()?, new()?];
+    let parts = [
+        l2fwd(&format!("frames={FRAMES}"))
+            .cores("[2]")
+            .key(&cards(bench, &[0, 1], true)),
+        udp_echo(&format!("datagrams={DATAGRAMS}"))
+            .cores("[3]")
+            .key(&cards(bench, &[2], true)),
+    ];
+    let mut machine = bench
+        .system(with_linux(&linux("[0, 1]"), parts))
+        .iommu(iommu)
+        .nic(one.nic(forwards))
+        .nic(other.nic(forwards))
+        .nic(third.nic(answers))
+        .kernel_module("virtio_blk")
+        .kernel_module("virtio_pci")
+        .machine_argument("-blockdev")
+        .machine_argument("driver=null-co,node-name=disk,size=1G,read-zeroes=on")
+        .machine_argument("-device")
+        .machine_argument(DISK)
+        .start()?;
+    machine.wait_for(Console::Linux, " # ", 300)?;
+    machine.type_line("modprobe virtio_pci; modprobe virtio_blk; ls /dev/vda")?;
+    machine.wait_for(Console::Linux, "\n/dev/vda", 60)?;
+    machine.type_line(
+        "while :; do dd if=/dev/vda of=/dev/null bs=64k count=1600 2>/dev/null; \
+         echo x >> /tmp/rounds; done &",
+    )?;
+    ready(&mut machine, "l2fwd")?;
+    ready(&mut machine, "udp-echo")?;
+    let echo = std::thread::spawn(move || Echo::new(IP, 7, DATAGRAMS).run(&third));
+    let forwarded = Generator::new(FRAMES).run(&one, &other);
+    let forwarded = machine.explain(forwarded)?;
+    let echoed = echo
+        .join()
+        .map_err(|_| anyhow::anyhow!("the generator panicked"))?;
+    let echoed = machine.explain(echoed)?;
+    bench.note(format!(
+        "{:.0} frames/s, {:.0} datagrams/s",
+        forwarded.rate(),
+        echoed.rate()
+    ));
+    machine.type_line("kill $!; echo rounds=$(wc -l < /tmp/rounds).; poweroff -f")?;
+    let ended = machine.finish()?.completed()?;
+    for (name, says) in [
+        ("l2fwd", format!("l2fwd: frames={FRAMES} ")),
+        ("udp-echo", format!("udp-echo: datagrams={DATAGRAMS} ")),
+    ] {
+        ended
+            .partition(name)?
+            .finished(0)?
+            .since_quiesce(0)?
+            .interrupts(0)?
+            .says(&says)?
+            .says("bad=0")?;
+    }
+    let console = ended.linux_console();
+    let rounds = console
+        .rsplit_once("rounds=")
+        .and_then(|(_, rest)| rest.split_once('.'))
+        .and_then(|(number, _)| number.trim().parse::<u64>().ok());
+    match rounds {
+        Some(1..) => Ok(()),
+        _ => Err(ended.failure(format!("Linux read its disk {rounds:?} times"))),
+    }
 }

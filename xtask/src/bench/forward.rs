@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use cloister_abi::PartitionState;
 use serde::Serialize;
 
-use crate::machine::{Accel, Clock, NicModel};
+use crate::machine::{Accel, Clock, MachineKind, NicModel};
 use crate::net::{Cable, Generator};
 use crate::run::{Console, Run};
 
@@ -86,7 +86,8 @@ pub fn forwarding(install: bool) -> Result<Vec<Forwarding>> {
 
 /// Frames per second, and TSC cycles of the program for each frame.
 fn run(model: NicModel, by: By, clock: Clock, frames: u64, install: bool) -> Result<(f64, u64)> {
-    let cables = [Cable::new()?, Cable::new()?];
+    let qemu = MachineKind::Qemu;
+    let cables = [Cable::new(qemu)?, Cable::new(qemu)?];
     let [one, other] = &cables;
     let mut run = Run::toml(system(frames))
         .accel(Accel::Tcg)

@@ -1,13 +1,16 @@
-//! A network cable: a stream socket on which each frame comes after its length
-//! (four bytes, big-endian), as QEMU's `stream` network backend has it.
+//! A network cable. QEMU's is a stream socket on which each frame comes after
+//! its length (four bytes, big-endian; its `stream` network backend); Bochs'
+//! are datagrams, a frame each, from and to neighbouring ports (its `socket`
+//! network module).
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::machine::{Nic, NicModel};
+use crate::machine::{MachineKind, Nic, NicModel};
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
@@ -20,39 +23,56 @@ const PLUG: Duration = Duration::from_secs(60);
 
 /// A cable whose one end is on the host.
 #[derive(Debug)]
-pub struct Cable {
-    listener: UnixListener,
-    path: PathBuf,
-    _folder: TempDir,
+pub struct Cable(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Qemu {
+        listener: UnixListener,
+        path: PathBuf,
+        _folder: TempDir,
+    },
+    Bochs {
+        socket: UdpSocket,
+        /// Where Bochs receives.
+        port: u16,
+    },
 }
 
 impl Cable {
-    /// A new cable, plugged in nowhere.
+    /// A new cable for this kind of machine, plugged in nowhere.
     ///
     /// # Errors
     /// No socket can be made.
-    pub fn new() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let path = folder.path().join("cable");
-        let listener = UnixListener::bind(&path).context("cannot make a socket")?;
-        listener.set_nonblocking(true)?;
-        Ok(Self {
-            listener,
-            path,
-            _folder: folder,
-        })
+    pub fn new(machine: MachineKind) -> Result<Self> {
+        let kind = match machine {
+            MachineKind::Qemu => {
+                let folder = tempfile::tempdir()?;
+                let path = folder.path().join("cable");
+                let listener = UnixListener::bind(&path).context("cannot make a socket")?;
+                listener.set_nonblocking(true)?;
+                Kind::Qemu {
+                    listener,
+                    path,
+                    _folder: folder,
+                }
+            }
+            MachineKind::Bochs => neighbours()?,
+        };
+        Ok(Self(kind))
     }
 
-    /// A card of QEMU with this cable in it, for [`crate::Run::nic`].
+    /// A card with this cable in it, for [`crate::Run::nic`].
     #[must_use]
     pub fn nic(&self, model: NicModel) -> Nic {
-        Nic {
-            model,
-            netdev: format!(
-                "stream,server=off,addr.type=unix,addr.path={}",
-                self.path.display()
-            ),
-        }
+        let netdev = match &self.0 {
+            Kind::Qemu { path, .. } => {
+                let path = path.display();
+                format!("stream,server=off,addr.type=unix,addr.path={path}")
+            }
+            Kind::Bochs { port, .. } => format!("ethmod=socket, ethdev={port}"),
+        };
+        Nic { model, netdev }
     }
 
     /// The host's end, once the machine has started.
@@ -60,10 +80,19 @@ impl Cable {
     /// # Errors
     /// Nothing is plugged in within a minute.
     pub(super) fn end(&self) -> Result<End> {
+        let listener = match &self.0 {
+            Kind::Qemu { listener, .. } => listener,
+            Kind::Bochs { socket, .. } => {
+                return End::new(Socket::Datagrams(socket.try_clone()?));
+            }
+        };
         let deadline = Instant::now() + PLUG;
         loop {
-            match self.listener.accept() {
-                Ok((stream, _)) => return End::new(stream),
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    stream.set_nonblocking(false)?;
+                    return End::new(Socket::Stream(stream));
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error.into()),
             }
@@ -75,10 +104,83 @@ impl Cable {
     }
 }
 
+/// A port for Bochs, and ours, which is the next.
+fn neighbours() -> Result<Kind> {
+    const TRIES: usize = 100;
+    for _ in 0..TRIES {
+        let free = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let port = free.local_addr()?.port();
+        let next = port.checked_add(1);
+        if let Some(socket) = next.and_then(|p| UdpSocket::bind((Ipv4Addr::LOCALHOST, p)).ok()) {
+            socket.connect((Ipv4Addr::LOCALHOST, port))?;
+            return Ok(Kind::Bochs { socket, port });
+        }
+    }
+    bail!("no two neighbouring UDP ports are free");
+}
+
+#[derive(Debug)]
+pub(super) enum Socket {
+    Stream(UnixStream),
+    Datagrams(UdpSocket),
+}
+
+impl Socket {
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Stream(stream) => Self::Stream(stream.try_clone()?),
+            Self::Datagrams(socket) => Self::Datagrams(socket.try_clone()?),
+        })
+    }
+
+    /// Sends frames, each after its length.
+    fn send(&mut self, mut frames: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Stream(stream) => stream.write_all(frames),
+            Self::Datagrams(socket) => {
+                while let Some((frame, rest)) = split(frames) {
+                    socket.send(frame)?;
+                    frames = rest;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads some of that, for at most `patience`.
+    fn receive(&mut self, patience: Duration, room: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Stream(stream) => {
+                stream.set_read_timeout(Some(patience))?;
+                match stream.read(room)? {
+                    0 => Err(ErrorKind::UnexpectedEof.into()),
+                    count => Ok(count),
+                }
+            }
+            Self::Datagrams(socket) => {
+                socket.set_read_timeout(Some(patience))?;
+                let (length, frame) = room.split_at_mut(LENGTH);
+                let count = socket.recv(frame)?;
+                let bytes = u32::try_from(count).unwrap_or(0).to_be_bytes();
+                length.copy_from_slice(&bytes);
+                Ok(LENGTH + count)
+            }
+        }
+    }
+}
+
+/// The first frame, without its length, and what follows; [`None`] where it is
+/// not whole.
+fn split(frames: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = frames.split_first_chunk::<LENGTH>()?;
+    let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+    rest.split_at_checked(length)
+}
+
 /// The host's end of a cable.
 #[derive(Debug)]
 pub(super) struct End {
-    stream: UnixStream,
+    socket: Socket,
     /// What was read and not taken yet: `buffer[first..last]`.
     buffer: Vec<u8>,
     first: usize,
@@ -88,10 +190,9 @@ pub(super) struct End {
 }
 
 impl End {
-    pub(super) fn new(stream: UnixStream) -> Result<Self> {
-        stream.set_nonblocking(false)?;
+    pub(super) fn new(socket: Socket) -> Result<Self> {
         Ok(Self {
-            stream,
+            socket,
             buffer: vec![0; 4 * LONGEST],
             first: 0,
             last: 0,
@@ -101,7 +202,7 @@ impl End {
 
     /// The same end for another thread: one reads, one writes.
     pub(super) fn split(self) -> Result<(Self, Self)> {
-        let other = Self::new(self.stream.try_clone()?)?;
+        let other = Self::new(self.socket.try_clone()?)?;
         Ok((self, other))
     }
 
@@ -114,8 +215,8 @@ impl End {
 
     /// Sends what was put.
     pub(super) fn flush(&mut self) -> Result<()> {
-        self.stream
-            .write_all(&self.out)
+        self.socket
+            .send(&self.out)
             .context("the machine has pulled the cable out")?;
         self.out.clear();
         Ok(())
@@ -124,17 +225,12 @@ impl End {
     /// The next frame, if a whole one was read already.
     pub(super) fn take(&mut self) -> Result<Option<&[u8]>> {
         let unread = self.buffer.get(self.first..self.last).unwrap_or_default();
-        let Some((length, rest)) = unread.split_first_chunk::<LENGTH>() else {
+        let Some((frame, _)) = split(unread) else {
+            ensure!(unread.len() <= LONGEST, "a frame of over {LONGEST} bytes");
             return Ok(None);
         };
-        let length = usize::try_from(u32::from_be_bytes(*length))?;
-        ensure!(length <= LONGEST, "a frame of {length} bytes");
-        if rest.len() < length {
-            return Ok(None);
-        }
-        let start = self.first + LENGTH;
-        self.first = start + length;
-        Ok(self.buffer.get(start..start + length))
+        self.first += LENGTH + frame.len();
+        Ok(Some(frame))
     }
 
     /// Reads more, as much as is there; waits for at most `patience` for
@@ -143,10 +239,8 @@ impl End {
         self.buffer.copy_within(self.first..self.last, 0);
         self.last -= self.first;
         self.first = 0;
-        self.stream.set_read_timeout(Some(patience))?;
         let room = self.buffer.get_mut(self.last..).unwrap_or_default();
-        match self.stream.read(room) {
-            Ok(0) => bail!("the machine has pulled the cable out"),
+        match self.socket.receive(patience, room) {
             Ok(count) => {
                 self.last += count;
                 Ok(true)
@@ -154,7 +248,7 @@ impl End {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 Ok(false)
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error).context("the machine has pulled the cable out"),
         }
     }
 }

@@ -36,7 +36,7 @@ pub struct Throughput {
     pub frames: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// From the first that was sent to the last that came back.
+    /// From the first to the last that came back.
     pub seconds: f64,
 }
 
@@ -74,28 +74,34 @@ impl Generator {
         let (one_out, one_in) = one.end()?.split()?;
         let (other_out, other_in) = other.end()?.split()?;
         let half = self.frames / 2;
-        let started = Instant::now();
         let there = thread::spawn(move || self.direction(0, half, one_out, other_in));
         let back = self.direction(1, self.frames - half, other_out, one_in);
         let there = there
             .join()
             .map_err(|_| anyhow!("the generator panicked"))?;
-        let bytes =
-            there.context("first to second card")? + back.context("second to first card")?;
+        let (there_bytes, there_since) = there.context("first to second card")?;
+        let (back_bytes, back_since) = back.context("second to first card")?;
         Ok(Throughput {
             frames: self.frames,
-            bytes,
-            seconds: started.elapsed().as_secs_f64(),
+            bytes: there_bytes + back_bytes,
+            seconds: there_since.min(back_since).elapsed().as_secs_f64(),
         })
     }
 
     /// `frames` frames into `out`, and what comes of them from `into`; returns
-    /// their bytes.
-    fn direction(self, way: u8, frames: u64, mut out: End, mut into: End) -> Result<u64> {
+    /// their bytes, and when the first came back.
+    fn direction(
+        self,
+        way: u8,
+        frames: u64,
+        mut out: End,
+        mut into: End,
+    ) -> Result<(u64, Instant)> {
         let pattern = Pattern::new(way);
         let mut frame = [0; LONGEST];
         let (mut sent, mut received) = (0, 0);
         let (mut sent_bytes, mut received_bytes) = (0_usize, 0_usize);
+        let mut first = None;
         while received < frames {
             let burst = frames.min(sent + BURST);
             while sent < burst
@@ -115,6 +121,7 @@ impl Generator {
                 }
                 received_bytes += bytes.len();
                 received += 1;
+                first.get_or_insert_with(Instant::now);
             }
             let full = sent == frames
                 || sent - received >= WINDOW_FRAMES
@@ -128,7 +135,7 @@ impl Generator {
         }
         // A frame too many would be as wrong as one too few.
         ensure!(into.take()?.is_none(), "more frames came than were sent");
-        Ok(received_bytes as u64)
+        Ok((received_bytes as u64, first.unwrap_or_else(Instant::now)))
     }
 }
 
@@ -193,6 +200,7 @@ fn difference(number: u64, got: &[u8], expected: &[u8]) -> String {
 mod tests {
     use std::os::unix::net::UnixStream;
 
+    use super::super::cable::Socket;
     use super::*;
 
     #[test]
@@ -206,11 +214,12 @@ mod tests {
 
     /// A forwarder in a thread, which `spoil`s frames by number.
     fn through(frames: u64, spoil: fn(u64, Vec<u8>) -> Option<Vec<u8>>) -> Result<Throughput> {
-        let cables = [Cable::new()?, Cable::new()?];
+        let qemu = crate::MachineKind::Qemu;
+        let cables = [Cable::new(qemu)?, Cable::new(qemu)?];
         let plug = |cable: &Cable| {
             let nic = cable.nic(crate::machine::NicModel::Virtio);
             let (_, path) = nic.netdev.rsplit_once('=').unwrap();
-            End::new(UnixStream::connect(path).unwrap()).unwrap()
+            End::new(Socket::Stream(UnixStream::connect(path).unwrap())).unwrap()
         };
         let ends = [plug(&cables[0]), plug(&cables[1])];
         let [one, other] = ends.map(|end| end.split().unwrap());
