@@ -13,6 +13,7 @@ use crate::{Mac, Nic, OpenError};
 mod register {
     pub(super) const CONTROL: usize = 0x0000;
     pub(super) const STATUS: usize = 0x0008;
+    pub(super) const EEPROM_READ: usize = 0x0014;
     pub(super) const INTERRUPT_CAUSE: usize = 0x00c0;
     pub(super) const INTERRUPT_MASK_CLEAR: usize = 0x00d8;
     pub(super) const RECEIVE_CONTROL: usize = 0x0100;
@@ -34,6 +35,13 @@ const DETECT_SPEED: u32 = 1 << 5;
 const LINK_UP: u32 = 1 << 6;
 const RESET: u32 = 1 << 26;
 const CONTROL_OFF: u32 = 1 << 3 | 1 << 7 | 1 << 31;
+/// EEPROM read: start, done, and where address and data are (§13.4.4).
+const EEPROM_START: u32 = 1;
+const EEPROM_DONE: u32 = 1 << 4;
+const EEPROM_ADDRESS_SHIFT: u32 = 8;
+const EEPROM_DATA_SHIFT: u32 = 16;
+/// Receive address high: the address is valid (§13.5.3).
+const ADDRESS_VALID: u32 = 1 << 31;
 /// Device status: link up (§13.4.2).
 const STATUS_LINK: u32 = 1 << 1;
 /// Receive control (§13.4.22): on, all addresses, broadcast, buffers of 2048
@@ -185,15 +193,30 @@ fn reset(registers: Registers) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// What the EEPROM put into the first receive address (§13.5.2).
+/// What the card has put into its first receive address (§13.5.2); where it
+/// has not, what is in the first three words of its EEPROM (§5.6.1).
 fn mac(registers: Registers) -> Mac {
-    let [a, b, c, d] = registers
-        .read::<u32>(register::RECEIVE_ADDRESS)
-        .to_le_bytes();
-    let [e, f, ..] = registers
-        .read::<u32>(register::RECEIVE_ADDRESS + 4)
-        .to_le_bytes();
+    let low = registers.read::<u32>(register::RECEIVE_ADDRESS);
+    let high = registers.read::<u32>(register::RECEIVE_ADDRESS + 4);
+    let [a, b, c, d] = low.to_le_bytes();
+    let [e, f, ..] = high.to_le_bytes();
+    if high & ADDRESS_VALID != 0 {
+        return Mac([a, b, c, d, e, f]);
+    }
+    let [[a, b], [c, d], [e, f]] = [0, 1, 2].map(|word| eeprom(registers, word));
     Mac([a, b, c, d, e, f])
+}
+
+/// A word of the 82540EM's EEPROM; zeros where it does not answer.
+fn eeprom(registers: Registers, word: u32) -> [u8; 2] {
+    let read = || registers.read::<u32>(register::EEPROM_READ);
+    let command = word << EEPROM_ADDRESS_SHIFT | EEPROM_START;
+    registers.write(register::EEPROM_READ, command);
+    if !wait(PATIENCE, || read() & EEPROM_DONE != 0) {
+        return [0; 2];
+    }
+    let [low, high, ..] = (read() >> EEPROM_DATA_SHIFT).to_le_bytes();
+    [low, high]
 }
 
 impl Nic for E1000 {
