@@ -176,7 +176,7 @@ fn beside_linux(bench: &Bench, iommu: Iommu, forwards: NicModel, answers: NicMod
         .kernel_module("virtio_blk")
         .kernel_module("virtio_pci")
         .machine_argument("-blockdev")
-        .machine_argument("driver=null-co,node-name=disk,size=1G,read-zeroes=on")
+        .machine_argument("driver=null-co,node-name=disk,size=1073741824,read-zeroes=on")
         .machine_argument("-device")
         .machine_argument(DISK)
         .start()?;
