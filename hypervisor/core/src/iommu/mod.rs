@@ -50,6 +50,53 @@ pub struct Interrupt {
     pub level: bool,
 }
 
+/// Message address and data, and redirection entries: bits that both have
+/// (Intel SDM vol. 3, "Message Signalled Interrupts"; 82093AA datasheet,
+/// 3.2.4).
+const LOWEST_PRIORITY: u32 = 1;
+const LEVEL: u32 = 1 << 15;
+
+impl Interrupt {
+    /// What a message in the usual format asks for. `None`: no interrupt that
+    /// goes by its vector.
+    #[must_use]
+    pub const fn from_message(address: u64, data: u32) -> Option<Self> {
+        const PAGE: u64 = 0xfee;
+        const LOGICAL: u64 = 1 << 2;
+        if address >> 20 != PAGE {
+            return None;
+        }
+        let destination = (address >> 12 & 0xff) as u32;
+        Self::new(data, address & LOGICAL != 0, destination)
+    }
+
+    /// What the halves of a redirection entry ask for. `None`: it is masked, or
+    /// as above.
+    #[must_use]
+    pub const fn from_redirection(low: u32, high: u32) -> Option<Self> {
+        const LOGICAL: u32 = 1 << 11;
+        const MASKED: u32 = 1 << 16;
+        if low & MASKED != 0 {
+            return None;
+        }
+        Self::new(low, low & LOGICAL != 0, high >> 24)
+    }
+
+    const fn new(word: u32, logical: bool, destination: u32) -> Option<Self> {
+        let mode = word >> 8 & 7;
+        if mode > LOWEST_PRIORITY {
+            return None;
+        }
+        Some(Self {
+            vector: word.to_le_bytes()[0],
+            lowest_priority: mode == LOWEST_PRIORITY,
+            logical,
+            destination,
+            level: word & LEVEL != 0,
+        })
+    }
+}
+
 /// What a device writes to raise an interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message {

@@ -108,6 +108,21 @@ const INTERRUPT: Interrupt = Interrupt {
     level: true,
 };
 
+#[test]
+fn what_guests_ask_for() {
+    let message = Interrupt::from_message(0xfee0_3000, 0x8041).unwrap();
+    assert_eq!(message, INTERRUPT);
+    let pin = Interrupt::from_redirection(0x8041, 3 << 24).unwrap();
+    assert_eq!(pin, INTERRUPT);
+    let lowest = Interrupt::from_message(0xfeef_f00c, 0x4141).unwrap();
+    assert!(lowest.lowest_priority && lowest.logical && !lowest.level);
+    assert_eq!(lowest.destination, 0xff);
+    assert_eq!(Interrupt::from_redirection(0x1_0041, 0), None, "masked");
+    assert_eq!(Interrupt::from_redirection(0x441, 0), None, "an NMI");
+    assert_eq!(Interrupt::from_message(0xfee0_0000, 0x541), None, "INIT");
+    assert_eq!(Interrupt::from_message(0xfed0_0000, 0x41), None, "memory");
+}
+
 /// VT-d specification 4.1, 9.1, 9.3, 9.9.
 #[test]
 fn vtd_entries() {
