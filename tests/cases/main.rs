@@ -145,6 +145,7 @@ const CASES: &[Case] = &[
     light("udp-echo-one-exit", net::echo_one_exit),
     cabled("l2fwd-one-exit", 60, net::forward_one_exit),
     cabled("l2fwd-bare", 120, net::bare),
+    cabled("net-hostile-dma", 60, net::hostile_card),
     with_linux("pci-hidden-from-linux", pci::hidden),
     cabled("net-behind-vt-d", 400, net::beside_linux_intel),
     cabled("net-behind-amd-vi", 400, net::beside_linux_amd),

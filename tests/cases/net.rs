@@ -5,9 +5,11 @@ use anyhow::Result;
 use cloister_tests::cases::Bench;
 use cloister_tests::net::{Cable, Echo, Generator, Throughput};
 use cloister_tests::{
-    Console, Ended, Iommu, NicModel, Part, PartitionState, Running, System, linux, part,
+    Console, Ended, Iommu, Nic, NicModel, Part, PartitionState, Running, System, linux, part,
     partitions, with_linux,
 };
+
+use crate::hostile::hostile;
 
 /// Where `udp-echo` is.
 const IP: [u8; 4] = [10, 0, 0, 2];
@@ -224,4 +226,51 @@ fn beside_linux(bench: &Bench, iommu: Iommu, forwards: NicModel, answers: NicMod
         Some(1..) => Ok(()),
         _ => Err(ended.failure(format!("Linux read its disk {rounds:?} times"))),
     }
+}
+
+/// A network card that its partition aims at the hypervisor, a neighbour and
+/// the IOMMU itself: blocked, and recorded with device and address; the
+/// neighbour does not notice.
+pub(crate) fn hostile_card(bench: &Bench) -> Result<()> {
+    for iommu in [Iommu::Intel, Iommu::Amd] {
+        let neighbour = part("neighbour", "spin.elf")
+            .args("quanta=60000000")
+            .may("quiesce strict populate");
+        let aims = hostile("aims", 1, "dma").key(&cards(bench, &[0], true));
+        let ended = bench
+            .system(partitions([neighbour, aims]))
+            .iommu(iommu)
+            .nic(Nic {
+                model: NicModel::E1000,
+                netdev: "hubport,hubid=0".into(),
+            })
+            .run_to_end()?
+            .completed()?;
+        let aims = ended.partition("aims")?.finished(0)?;
+        aims.says("hostile: dma: done=1 refused=8")?;
+        ended
+            .partition("neighbour")?
+            .finished(0)?
+            .since_quiesce(0)?
+            .interrupts(0)?
+            .violations(0)?;
+        let faults = &ended.report().dma_faults;
+        bench.note(format!("{iommu:?}: {} faults recorded", faults.len()));
+        // QEMU's AMD-Vi logs no event up to 7.2: see `iommu::linux_is_confined`.
+        if iommu == Iommu::Amd && faults.is_empty() {
+            continue;
+        }
+        for address in [16 << 20, 0x3e00_0000, 0xfed9_0000_u64, 1 << 36] {
+            for access in ["write", "read"] {
+                let found = faults.iter().any(|fault| {
+                    fault.owner == "aims"
+                        && fault.device == "0000:00:10.0"
+                        && fault.address.0 == address
+                        && fault.access == access
+                });
+                aims.check(found, format!("no fault for the {access} of {address:#x}"))?;
+            }
+        }
+    }
+    Ok(())
 }

@@ -1,20 +1,34 @@
 //! DMA to where the partition has no memory, by a function that copies
-//! whatever it is told to: QEMU's `edu` (QEMU, docs/specs/edu).
+//! whatever it is told to: QEMU's `edu` (QEMU, docs/specs/edu), or a network
+//! card that sends to itself.
 
-use cloister_runtime::device::{Registers, wait};
+use cloister_runtime::device::{Device, Registers, wait};
 use cloister_runtime::dma::Dma;
 use cloister_runtime::{Partition, println};
 
+use crate::nic::Card;
 use crate::{Counts, Outcome};
+
+/// Bytes of one transfer: what the shortest frame has.
+pub(crate) const BYTES: usize = 64;
+/// How long a transfer may take, TSC cycles.
+pub(crate) const PATIENCE: u64 = 1 << 38;
+/// Between two attempts, TSC cycles.
+const PAUSE: u64 = 1 << 28;
+/// What is copied, from the 14th byte on: before it a frame has its header.
+const OURS: u32 = 0x5a5a_a5a5;
+const FIRST: usize = 4;
+
+/// A function that copies [`BYTES`] bytes of memory, at addresses of its own
+/// view.
+pub(crate) trait Copier {
+    /// # Errors
+    /// It does not finish.
+    fn copy(&mut self, from: u64, to: u64) -> Result<(), &'static str>;
+}
 
 /// The device's own buffer, as its DMA engine addresses it.
 const BUFFER: u64 = 0x4_0000;
-/// Numbers of one transfer, and what they hold.
-const COUNT: usize = 1;
-const OURS: u32 = 0x5a5a_a5a5;
-/// How long a transfer may take, TSC cycles.
-const PATIENCE: u64 = 1 << 38;
-
 /// Registers (docs/specs/edu, "DMA controller").
 const SOURCE: usize = 0x80;
 const DESTINATION: usize = 0x88;
@@ -26,30 +40,52 @@ const TO_MEMORY: u64 = 2;
 struct Edu(Registers);
 
 impl Edu {
+    fn open(device: &Device) -> Result<Self, &'static str> {
+        // SAFETY: it was reset, and knows no address of this program.
+        unsafe { device.enable() };
+        // SAFETY: all addresses are of memory for devices, or not our own.
+        let registers = unsafe { device.map(0) };
+        registers
+            .map(Self)
+            .map_err(|_| "its registers cannot be mapped")
+    }
+
     fn transfer(&self, from: u64, to: u64, direction: u64) -> Result<(), &'static str> {
         self.0.write::<u64>(SOURCE, from);
         self.0.write::<u64>(DESTINATION, to);
-        self.0.write::<u64>(LENGTH, (COUNT * 4) as u64);
+        self.0.write::<u64>(LENGTH, BYTES as u64);
         self.0.write::<u64>(COMMAND, START | direction);
         let done = wait(PATIENCE, || self.0.read::<u64>(COMMAND) & START == 0);
         done.then_some(()).ok_or("the device does not finish")
     }
+}
 
-    /// Reads memory at `address` into the buffer.
-    fn load(&self, address: u64) -> Result<(), &'static str> {
-        self.transfer(address, BUFFER, 0)
-    }
-
-    /// Writes the buffer to memory at `address`.
-    fn store(&self, address: u64) -> Result<(), &'static str> {
-        self.transfer(BUFFER, address, TO_MEMORY)
+impl Copier for Edu {
+    fn copy(&mut self, from: u64, to: u64) -> Result<(), &'static str> {
+        self.transfer(from, BUFFER, 0)?;
+        self.transfer(BUFFER, to, TO_MEMORY)
     }
 }
 
-/// Copies within its own memory, which must work; then writes to each place
-/// that is not its own and reads it back, which must not; then goes on writing
-/// to the first of them, `storm=N` times.
+/// Copies within its own memory, which must work; then to each place that is
+/// not its own and back from there, which must not; then goes on writing to
+/// the first of them, `storm=N` times.
 pub(crate) fn aim(partition: &Partition) -> Outcome {
+    let device = partition.devices().next().ok_or("no function")?;
+    if Card::is(&device) {
+        aim_with(partition, &device, &mut Card::open(device)?)
+    } else {
+        aim_with(partition, &device, &mut Edu::open(&device)?)
+    }
+}
+
+/// An IOMMU holds few faults (QEMU's VT-d one): lets the hypervisor read each
+/// before the next comes.
+fn pause() {
+    wait(PAUSE, || false);
+}
+
+fn aim_with(partition: &Partition, device: &Device, copier: &mut impl Copier) -> Outcome {
     let memory = partition.info().memory;
     let places = [
         // Behind its own memory; where kernels, partitions and the hypervisor
@@ -64,36 +100,33 @@ pub(crate) fn aim(partition: &Partition) -> Outcome {
         0xfec0_0000,
         1 << 36,
     ];
-    let device = partition.devices().next().ok_or("no function")?;
-    // SAFETY: it was reset, and knows no address of this program.
-    unsafe { device.enable() };
-    // SAFETY: all addresses are of memory for devices, or not our own.
-    let registers = unsafe { device.map(0) }.map_err(|_| "its registers cannot be mapped")?;
-    let edu = Edu(registers);
     let no_memory = "no memory for DMA";
-    let mut source = Dma::<u32>::allocate(COUNT).ok_or(no_memory)?;
-    let target = Dma::<u32>::allocate(COUNT).ok_or(no_memory)?;
-    source.set(0, OURS);
+    let mut source = Dma::<u32>::allocate(BYTES / 4).ok_or(no_memory)?;
+    let mut target = Dma::<u32>::allocate(BYTES / 4).ok_or(no_memory)?;
+    for index in 0..source.len() {
+        source.set(index, OURS);
+    }
+    let [from, to] = [source.address(), target.address()].map(|at| device.dma_address(at));
     let mut counts = Counts::default();
-    edu.load(device.dma_address(source.address()))?;
-    edu.store(device.dma_address(target.address()))?;
-    if target.get(0) != OURS {
+    copier.copy(from, to)?;
+    if target.get(FIRST) != OURS {
         return Err("DMA within its own memory does not work");
     }
     counts.done += 1;
     for place in places {
-        edu.load(device.dma_address(source.address()))?;
-        edu.store(place)?;
-        edu.load(place)?;
-        edu.store(device.dma_address(target.address()))?;
-        if target.get(0) == OURS {
+        copier.copy(from, place)?;
+        pause();
+        target.set(FIRST, 0);
+        copier.copy(place, to)?;
+        pause();
+        if target.get(FIRST) == OURS {
             println!("hostile: dma: reached {place:#x}");
             return Err("DMA went through");
         }
         counts.refused += 1;
     }
     for _ in 0..partition.number("storm", 0).unwrap_or(0) {
-        edu.store(memory)?;
+        copier.copy(from, memory)?;
     }
     Ok(counts)
 }

@@ -10,7 +10,7 @@
 //! | `frames` | under STRICT, CPUID with nonsense in RSP and RBP, one kind for each restart | the same |
 //! | `tables` | under STRICT, CPUID with a frame pointer into page tables that loop, and page tables outside its memory | the same |
 //! | `image` | overwrites its own code and data, then breaks STRICT; looks after the restart whether all is clean | the same |
-//! | `dma` | has its function, QEMU's `edu`, copy to and from memory that is not its own, `storm=N` times more at the end | finished |
+//! | `dma` | has its function, QEMU's `edu` or an e1000, copy to and from memory that is not its own, `storm=N` times more at the end | finished |
 //! | `msrs` | RDMSR and WRMSR of every MSR of both vendors | finished |
 //! | `ports` | IN, OUT, INS, OUTS of every port (`step=N`: wide ones of every Nth) | finished |
 //! | `instructions` | every instruction of VMX, SVM and their like | finished |
@@ -32,6 +32,7 @@ mod dma;
 mod image;
 mod instructions;
 mod memory;
+mod nic;
 mod raw;
 mod storm;
 
