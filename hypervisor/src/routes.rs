@@ -61,6 +61,19 @@ fn address_of(number: usize) -> OwnCore {
     OwnCore { apic_id, logical }
 }
 
+/// How core `number` is addressed by hardware. A partition's logical ID stays
+/// out of an xAPIC (`exit::apic`), and so is nobody's.
+pub(crate) fn in_hardware<V: Vendor>(system: &System<V>, number: usize) -> OwnCore {
+    let core = address_of(number);
+    if apic::is_x2apic_machine() || system.partition_of(number).is_none() {
+        return core;
+    }
+    OwnCore {
+        logical: LogicalId::Flat(0),
+        ..core
+    }
+}
+
 /// Finds what can send interrupts, before any guest runs. Pins that the
 /// firmware left open and that reach a core which is not Linux's are masked:
 /// they are nobody's.

@@ -366,6 +366,8 @@ pub(crate) fn system<V: Vendor>(
     let linux = match &manifest.linux {
         Some(config) => {
             let linux = linux_guest::<V>(info, config, firmware, memory, &foreign)?;
+            let fenced = pci::fence(&pci, firmware, &linux.guest, pool);
+            fenced.map_err(|_| no_memory())?;
             if let Some(iommu) = &iommu {
                 iommu.give_to_linux(&linux_memory(memory), &foreign)?;
             }

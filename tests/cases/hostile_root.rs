@@ -4,7 +4,9 @@
 
 use anyhow::{Context, Result, bail};
 use cloister_tests::cases::Bench;
-use cloister_tests::{Ended, LinuxState, Part, PartitionState, System, linux, part, with_linux};
+use cloister_tests::{
+    Ended, LinuxPart, LinuxState, Part, PartitionState, System, linux, part, with_linux,
+};
 use xtask::{build, paths};
 
 use crate::demo::expect;
@@ -46,13 +48,18 @@ pub(crate) fn undisturbed(ended: &Ended) -> Result<()> {
     Ok(())
 }
 
-fn with_root(bench: &Bench, parts: impl IntoIterator<Item = Part>) -> Result<System> {
-    let system = bench.system(with_linux(&linux("[0, 1]"), parts));
+/// Linux with the tool, and `parts`.
+pub(crate) fn with_root(
+    bench: &Bench,
+    linux: &LinuxPart,
+    parts: impl IntoIterator<Item = Part>,
+) -> Result<System> {
+    let system = bench.system(with_linux(linux, parts));
     Ok(system.linux_file("bin/hostile-root", 0o755, &tool()?))
 }
 
 /// The number that Linux printed behind `key=` in the line of `name`.
-fn number(ended: &Ended, name: &str, key: &str) -> Result<u64> {
+pub(crate) fn number(ended: &Ended, name: &str, key: &str) -> Result<u64> {
     let prefix = format!("{name}: ");
     ended
         .linux_console()
@@ -92,7 +99,7 @@ pub(crate) fn sweeps(bench: &Bench) -> Result<()> {
         hostile-root reset
         sleep 20; exit 9
     ";
-    let ended = with_root(bench, [strict(2), late(3)])?
+    let ended = with_root(bench, &linux("[0, 1]"), [strict(2), late(3)])?
         .kernel_module("kvm-amd")
         .run(work)?
         .completed()?;

@@ -149,6 +149,7 @@ const CASES: &[Case] = &[
     with_linux("pci-hidden-from-linux", pci::hidden),
     cabled("net-behind-vt-d", 400, net::beside_linux_intel),
     cabled("net-behind-amd-vi", 400, net::beside_linux_amd),
+    with_linux("pci-forged-interrupts", pci::forged),
     with_linux("demo", demo::demo),
     with_linux("debug-linux-core", debug::linux_core),
     with_linux("quiesce-route", debug::route),

@@ -2,11 +2,10 @@
 
 use anyhow::Result;
 use cloister_tests::cases::Bench;
-use cloister_tests::{
-    Ended, Iommu, Nic, NicModel, Part, System, linux, part, partitions, with_linux,
-};
+use cloister_tests::{Ended, Iommu, Nic, NicModel, Part, System, linux, part, partitions};
 
 use crate::demo::expect;
+use crate::hostile_root::{number, strict, undisturbed, with_root};
 
 /// A partition `name` on core `core` with the functions `devices` (a TOML list).
 fn owner(name: &str, core: u32, devices: &str, args: &str) -> Part {
@@ -66,7 +65,7 @@ pub(crate) fn behind_iommu(bench: &Bench) -> Result<()> {
 }
 
 /// Linux lists, and finds in its memory, the function that is its own, and not
-/// the one beside it.
+/// the one beside it, whichever way its root reaches for it.
 pub(crate) fn hidden(bench: &Bench) -> Result<()> {
     let work = "
         for card in 10 11; do
@@ -74,17 +73,49 @@ pub(crate) fn hidden(bench: &Bench) -> Result<()> {
             echo ecam$card=$(devmem $((0xb0000000 + (0x$card << 15))) 32)
         done
         devmem $((0xb0000000 + (0x10 << 15) + 4)) 16 7
+        hostile-root function 0x80
+        hostile-root function 0x88
     ";
     let owner = owner("nic", 2, &card(bench, 0), "count=1 list fresh alone sizes");
-    let system = bench.system(with_linux(
-        &linux("[0, 1]").cmdline("iomem=relaxed"),
-        [owner],
-    ));
+    let system = with_root(bench, &linux("[0, 1]").cmdline("iomem=relaxed"), [owner])?;
     let ended = cards(bench, system).run(work)?.completed()?;
     ended.partition("nic")?.finished(0)?.says("found=1")?;
     expect(&ended, "card10", "0")?;
     expect(&ended, "ecam10", "0xFFFFFFFF")?;
     expect(&ended, "card11", "1")?;
     expect(&ended, "ecam11", "0x100E8086")?;
+    ended
+        .linux()?
+        .says("function: ones=448 other=0")?
+        .does_not_say("function: ones=0 ")?;
     Ok(())
+}
+
+/// Root aims what Linux's functions and the I/O APIC send at every core, by
+/// every vector and delivery mode. What does not stay with Linux is refused,
+/// and a strict partition notices nothing; what does, is done.
+pub(crate) fn forged(bench: &Bench) -> Result<()> {
+    let work = "hostile-root forge 2 4; echo forge=$?";
+    let card = Nic {
+        model: NicModel::E1000e,
+        netdev: "user".into(),
+    };
+    let linux = linux("[0, 1]").cmdline("iomem=relaxed");
+    let ended = with_root(bench, &linux, [strict(2)])?
+        .cores(4)
+        .nic(card)
+        .run(work)?
+        .completed()?;
+    expect(&ended, "forge", "0")?;
+    for name in ["msi", "msix", "pins"] {
+        let count = |key| number(&ended, name, key);
+        let (foreign, own) = (count("foreign")?, count("own")?);
+        if foreign < 700 || own < 480 {
+            return Err(ended.failure(format!("{name}: little was tried")));
+        }
+        if count("foreign_done")? != 0 || count("own_done")? != own {
+            return Err(ended.failure(format!("{name}: foreign was done, or own was not")));
+        }
+    }
+    undisturbed(&ended)
 }

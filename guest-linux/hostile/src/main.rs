@@ -6,6 +6,8 @@
 //! | `msrs CPU` | through /dev/cpu/CPU/msr, reads every MSR, and writes those that Linux itself does not live on |
 //! | `ports` | reads every port; writes those of the 8259s, the 8254, DMA, RTC and reset outlines |
 //! | `pci` | reads all configuration space through 0xcf8; writes back what it read, and ones to each BAR for a moment |
+//! | `function ADDRESS` | reads and writes the configuration space of the function bus << 8 \| device << 3 \| function through 0xcf8, by every width |
+//! | `forge OWN ALL` | aims every MSI, MSI-X message and an I/O APIC pin at the cores with APIC IDs below ALL, of which Linux has those below OWN |
 //! | `sleep PORT` | writes every sleep type but S5's to PM1a control at PORT |
 //! | `memory START LENGTH` | reads and writes that physical range, page by page |
 //! | `beyond` | reads physical addresses where nothing is, up to 2^39 |
@@ -15,6 +17,7 @@
 //! Each prints what it counted as `NAME: key=number …`.
 
 mod dma;
+mod interrupts;
 mod memory;
 mod msrs;
 mod ports;
@@ -35,6 +38,8 @@ fn main() -> Result<()> {
         Some("msrs") => msrs::sweep(number(1)?),
         Some("ports") => ports::sweep(),
         Some("pci") => ports::pci(),
+        Some("function") => ports::function(u32::try_from(number(1)?)?),
+        Some("forge") => interrupts::forge(number(1)?, number(2)?),
         Some("sleep") => ports::sleep(number(1)?),
         Some("reset") => ports::reset(),
         Some("memory") => memory::sweep(number(1)?, number(2)?),
@@ -44,6 +49,6 @@ fn main() -> Result<()> {
             let addresses: Result<Vec<u64>> = (2..arguments.len()).map(number).collect();
             dma::aim(device, &addresses?)
         }
-        _ => bail!("msrs, ports, pci, sleep, reset, memory, beyond or dma"),
+        _ => bail!("msrs, ports, pci, function, forge, sleep, reset, memory, beyond or dma"),
     }
 }

@@ -41,6 +41,41 @@ fn unmap(page: *mut u64) {
     unsafe { libc::munmap(page.cast(), PAGE) };
 }
 
+/// A page of device registers.
+pub(crate) struct Page(*mut u64);
+
+impl Page {
+    /// The page at physical `address`.
+    pub(crate) fn map(address: u64) -> Result<Self> {
+        let page = map(&open()?, address);
+        page.map(Self)
+            .with_context(|| format!("mmap of {address:#x}: {}", Error::last_os_error()))
+    }
+
+    /// Reads the 32 bits at `offset` of the page, a multiple of four.
+    pub(crate) fn read(&self, offset: usize) -> u32 {
+        // SAFETY: mapped, and inside the page.
+        unsafe { self.0.cast::<u32>().add(offset % PAGE / 4).read_volatile() }
+    }
+
+    /// Writes them.
+    pub(crate) fn write(&self, offset: usize, value: u32) {
+        // SAFETY: as above; what the device does is what is tested here.
+        unsafe {
+            self.0
+                .cast::<u32>()
+                .add(offset % PAGE / 4)
+                .write_volatile(value);
+        }
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        unmap(self.0);
+    }
+}
+
 pub(crate) fn sweep(start: u64, length: u64) -> Result<()> {
     let file = open()?;
     let (mut ones, mut other, mut denied) = (0u64, 0u64, 0u64);

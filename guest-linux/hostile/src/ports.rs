@@ -6,7 +6,7 @@ use std::arch::asm;
 use anyhow::{Result, bail};
 
 /// Asks Linux for all ports (iopl(2)).
-fn all() -> Result<()> {
+pub(crate) fn all() -> Result<()> {
     // SAFETY: changes what this process may do, nothing else.
     if unsafe { libc::iopl(3) } == 0 {
         Ok(())
@@ -78,6 +78,44 @@ fn config(bus: u32, device: u32, function: u32, register: u32) -> u32 {
         1 << 31 | bus << 16 | device << 11 | function << 8 | register,
     );
     in32(0xcfc)
+}
+
+/// Reads the 32 bits at `register` of `function` (bus << 8 | device << 3 |
+/// function). [`all`] came first.
+pub(crate) fn read_config(function: u32, register: u32) -> u32 {
+    config(function >> 8, function >> 3 & 31, function & 7, register)
+}
+
+/// Writes them.
+pub(crate) fn write_config(function: u32, register: u32, value: u32) {
+    out32(0xcf8, 1 << 31 | function << 8 | register);
+    out32(0xcfc, value);
+}
+
+/// Reads and writes a function that is somebody else's, in all widths.
+pub(crate) fn function(function: u32) -> Result<()> {
+    all()?;
+    let (mut ones, mut other) = (0u64, 0u64);
+    let mut note = |is_ones: bool| match is_ones {
+        true => ones += 1,
+        false => other += 1,
+    };
+    for register in 0..256u32 {
+        out32(0xcf8, 1 << 31 | function << 8 | register & !3);
+        let port = 0xcfc + u16::try_from(register & 3)?;
+        out8(port, 0);
+        note(in8(port) == u8::MAX);
+        if register % 2 == 0 {
+            out16(port, 0);
+            note(in16(port) == u16::MAX);
+        }
+        if register % 4 == 0 {
+            out32(port, 0);
+            note(in32(port) == u32::MAX);
+        }
+    }
+    println!("function: ones={ones} other={other}");
+    Ok(())
 }
 
 pub(crate) fn pci() -> Result<()> {

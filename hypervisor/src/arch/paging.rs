@@ -247,6 +247,23 @@ pub(crate) fn is_device(address: u64) -> bool {
     })
 }
 
+/// Maps the page of a device at `address`, if nothing is mapped there yet.
+///
+/// # Errors
+/// The pool is empty, or no processor reaches the address.
+pub(crate) fn map_device(pool: &FramePool, address: u64) -> Result<(), MapError> {
+    let page = address & !(PAGE - 1);
+    let mut tables = TABLES.lock();
+    let Some(builder) = tables.as_mut() else {
+        return Ok(());
+    };
+    let pool = &mut PoolTables(pool);
+    match builder.lookup(pool, page) {
+        Some(_) => Ok(()),
+        None => builder.map(pool, page, page, PAGE, Rights::RW, MemoryType::Uncacheable),
+    }
+}
+
 /// Reads a 32-bit register of a device, if there is a device at `address`.
 pub(crate) fn device_read(address: u64) -> Option<u32> {
     let usable = address.is_multiple_of(4) && is_device(address);

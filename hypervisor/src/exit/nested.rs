@@ -7,6 +7,7 @@ use cloister_core::nested::{MemoryType, Rights};
 use crate::control;
 use crate::exit::{Next, Served, apic};
 use crate::partition::{Partition, life};
+use crate::pci;
 use crate::report;
 use crate::run::Core;
 use crate::virt::{Access, Event, Vcpu, Vendor};
@@ -41,6 +42,12 @@ fn in_partition<V: Vendor>(
     access: Access,
 ) -> Next {
     if gpa >= partition.block.len() {
+        if access == Access::Write
+            && !partition.devices.is_empty()
+            && let Some(next) = pci::memory_write(core, gpa)
+        {
+            return next;
+        }
         let verb = match access {
             Access::Read => "read",
             Access::Write => "wrote",
@@ -89,7 +96,8 @@ fn in_linux<V: Vendor>(core: &mut Core<V>, gpa: u64, access: Access, during_walk
     }
     if access == Access::Write
         && !during_walk
-        && let Some(next) = control::memory_write(core, gpa)
+        && let Some(next) =
+            control::memory_write(core, gpa).or_else(|| pci::memory_write(core, gpa))
     {
         return next;
     }

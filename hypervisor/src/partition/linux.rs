@@ -109,6 +109,13 @@ impl<V: Vendor> Linux<V> {
             .any(|range| (range.start..range.end).contains(&address))
     }
 
+    /// Whether anything from `first` to `last` is memory that somebody else owns.
+    pub(crate) fn reaches_foreign(&self, first: u64, last: u64) -> bool {
+        self.foreign
+            .iter()
+            .any(|range| range.start <= last && first < range.end)
+    }
+
     /// Maps the 2 MiB around `address`, where no memory is: a device's
     /// registers above what was mapped at boot. Says whether it is mapped: as
     /// long as enough is left for the partitions' tables, of which a sweep over

@@ -11,6 +11,9 @@ use super::{Assigned, Pci, memory_bars};
 use crate::arch::memory::FramePool;
 use crate::partition::load;
 
+/// Class and subclass of IOMMUs (PCI Code and ID Assignment Specification).
+const IOMMU: u32 = 0x0806;
+
 /// Gives the functions that the system file names to their partitions. Their
 /// DMA and interrupts are off from now on.
 ///
@@ -93,6 +96,12 @@ fn check(pci: &Pci, info: &FunctionInfo, key: core::fmt::Arguments<'_>) -> Resul
         return Err(Problem::error(
             key,
             format_args!("{at} is {what}: nobody can own it; leave it out"),
+        ));
+    }
+    if info.class >> 8 == IOMMU {
+        return Err(Problem::error(
+            key,
+            format_args!("{at} is the machine's IOMMU: nobody can own it; leave it out"),
         ));
     }
     for (bar, start, bytes) in memory_bars(info) {

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use cloister_abi::Reason;
 use cloister_core::pci::{self, Address, Bar, ConfigSpace, Verdict, register};
 
-use super::Assigned;
+use super::{Assigned, interrupts, linux, memory};
 use crate::arch::pci as hardware;
 use crate::control;
 use crate::iommu::Iommu;
@@ -64,15 +64,56 @@ fn of_partition<V: Vendor>(core: &Core<V>, partition: &Partition<V>, access: Acc
         return pci::part(read, access.offset, access.width);
     };
     let read = |offset| config.read(access.at, offset);
-    match pci::decide_own(device.info, access.offset, access.width, value, read) {
-        Verdict::Pass => config.write_part(access.at, access.offset, access.width, value),
-        Verdict::Size(bar, on) => device.size(bar, on),
-        Verdict::Messages | Verdict::Refuse => {
-            drop(config);
-            refuse(core, &access, "not to be written by a partition");
+    let done = match pci::decide_own(device.info, access.offset, access.width, value, read) {
+        Verdict::Pass => true,
+        Verdict::Messages => may_send(core, device, &config, &access, value),
+        Verdict::Size(bar, on) => {
+            device.size(bar, on);
+            return 0;
         }
+        Verdict::Refuse => false,
+    };
+    if done {
+        config.write_part(access.at, access.offset, access.width, value);
+    } else {
+        drop(config);
+        refuse(core, &access, "not to be written by a partition");
     }
     0
+}
+
+/// Whether the messages that a write to a message capability leads to stay with
+/// the partition.
+fn may_send<V: Vendor>(
+    core: &Core<V>,
+    device: &Assigned,
+    config: &hardware::Config,
+    access: &Access,
+    value: u32,
+) -> bool {
+    let aligned = access.offset & !3;
+    let Some(lanes) = pci::lanes(access.offset, access.width) else {
+        return false;
+    };
+    let new = |offset: u16| {
+        let old = config.read(access.at, offset);
+        match offset == aligned {
+            true => old & !lanes | (value << (access.offset % 4 * 8)) & lanes,
+            false => old,
+        }
+    };
+    let own = interrupts::own_cores(core);
+    let found = &device.info.capabilities;
+    let mut allowed = true;
+    pci::msi(new, found.msi, |message| {
+        allowed &= interrupts::may_send(core.system, own, message);
+    });
+    if found.msix != 0 && pci::msix_is_on(new(u16::from(found.msix))) {
+        allowed &= memory::own_table(device.info).is_some_and(|(table, at)| {
+            !own.is_empty() && interrupts::may_send_table(core.system, own, table, at.entries)
+        });
+    }
+    allowed
 }
 
 /// Linux finds everything there that no partition owns.
@@ -87,8 +128,8 @@ fn of_linux<V: Vendor>(core: &mut Core<V>, access: Access) -> u32 {
         }
         return u32::MAX;
     }
-    match core.system.pci.function(access.at) {
-        Some((_, None)) => {}
+    let info = match core.system.pci.function(access.at) {
+        Some((info, None)) => info,
         Some((_, Some(_))) => {
             if access.value.is_some() {
                 refuse(core, &access, "a partition's function");
@@ -96,15 +137,14 @@ fn of_linux<V: Vendor>(core: &mut Core<V>, access: Access) -> u32 {
             return u32::MAX;
         }
         None => return u32::MAX,
+    };
+    let Some(value) = access.value else {
+        return hardware::lock().read_part(access.at, access.offset, access.width);
+    };
+    if let Err(why) = linux::write(core, info, &access, value) {
+        refuse(core, &access, why);
     }
-    let mut config = hardware::lock();
-    match access.value {
-        None => config.read_part(access.at, access.offset, access.width),
-        Some(value) => {
-            config.write_part(access.at, access.offset, access.width, value);
-            0
-        }
-    }
+    0
 }
 
 impl Assigned {

@@ -2,6 +2,9 @@
 
 mod assign;
 mod config;
+mod interrupts;
+mod linux;
+mod memory;
 mod port;
 mod reset;
 
@@ -15,6 +18,7 @@ use cloister_manifest::Dma;
 use heapless::Vec;
 use spin::{Mutex, MutexGuard};
 
+use crate::arch::memory::PAGE;
 use crate::boot::acpi::Firmware;
 use crate::partition::Partition;
 use crate::virt::Vendor;
@@ -22,6 +26,8 @@ use crate::virt::guest::Guest;
 
 pub(crate) use assign::{assign, of_partition};
 pub(crate) use config::Access;
+pub(crate) use linux::fence;
+pub(crate) use memory::memory_write;
 pub(crate) use port::{PORTS, serve as port};
 pub(crate) use reset::quiet;
 use reset::{Method, reset};
@@ -37,6 +43,8 @@ pub(crate) struct Pci {
     owners: Vec<Option<u8>, MAX_FUNCTIONS>,
     /// Where configuration space is in memory.
     pub(crate) ecam: Option<Ecam>,
+    /// MSI-X tables of Linux's functions.
+    tables: linux::Tables,
 }
 
 /// A function that a partition owns.
@@ -73,6 +81,7 @@ impl Pci {
             owners: functions.iter().map(|_| None).collect(),
             functions,
             ecam,
+            tables: Mutex::new(Vec::new()),
         }
     }
 
@@ -103,7 +112,6 @@ impl Pci {
 
 /// Memory BARs of `info`, in whole pages: index, start, bytes.
 pub(crate) fn memory_bars(info: &FunctionInfo) -> impl Iterator<Item = (usize, u64, u64)> {
-    const PAGE: u64 = crate::arch::memory::PAGE;
     info.bars.iter().enumerate().filter_map(|(index, bar)| {
         let (start, end) = bar.memory()?;
         let start = start & !(PAGE - 1);
@@ -157,6 +165,12 @@ pub(crate) fn map<V: Vendor>(devices: &[Assigned], guest: &Guest<V>) -> Result<(
             for (_, at, bytes) in memory_bars(device.info) {
                 let kind = MemoryType::Uncacheable;
                 nested.map(tables, at, at, bytes, Rights::RW, kind)?;
+            }
+            // Writes there are looked at.
+            if let Some((table, at)) = memory::own_table(device.info) {
+                let start = table & !(PAGE - 1);
+                let end = (table + at.bytes()).next_multiple_of(PAGE);
+                nested.protect(tables, start, end - start, Rights::READ)?;
             }
         }
         Ok(())

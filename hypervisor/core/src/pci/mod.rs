@@ -6,6 +6,7 @@
 //! 1.2, chapter 3.
 
 mod bar;
+mod filter;
 mod message;
 mod own;
 mod scan;
@@ -16,6 +17,7 @@ mod tests;
 use core::fmt;
 
 pub use bar::Bar;
+pub use filter::{Claim, Judge, decide as decide_linux};
 pub use message::{Message, msi, msix_is_on, msix_message, msix_table_address};
 pub use own::{Verdict, decide as decide_own};
 pub use scan::{Capabilities, FunctionInfo, Kind, MsixTable, capabilities, scan};

@@ -10,8 +10,11 @@ mod id {
     pub(super) const EXPRESS: u8 = 0x10;
     pub(super) const MSI_X: u8 = 0x11;
     pub(super) const ADVANCED: u8 = 0x13;
-    /// Extended: access control services.
+    /// Extended: access control services, single-root I/O virtualisation,
+    /// resizable BARs.
     pub(super) const ACS: u32 = 0x0d;
+    pub(super) const SR_IOV: u32 = 0x10;
+    pub(super) const RESIZABLE: u32 = 0x15;
 }
 
 /// Class code of host bridges, without the programming interface.
@@ -35,6 +38,12 @@ pub struct Capabilities {
     pub express: u8,
     /// Conventional PCI advanced features.
     pub advanced: u8,
+    /// Extended: resizable BARs.
+    pub resizable: u16,
+    /// Extended: single-root I/O virtualisation.
+    pub virtual_functions: u16,
+    /// Extended: access control services.
+    pub access_control: u16,
 }
 
 /// Where the table of MSI-X messages is.
@@ -95,6 +104,8 @@ pub struct FunctionInfo {
     pub kind: Kind,
     /// Its BARs; a bridge has two.
     pub bars: [Bar; BARS],
+    /// Bytes of its expansion ROM: a power of two; 0: it has none.
+    pub rom_size: u32,
     /// Its capabilities.
     pub capabilities: Capabilities,
     /// Its MSI-X table, if it has one.
@@ -151,7 +162,7 @@ fn look(config: &mut impl ConfigSpace, at: Address) -> FunctionInfo {
             Kind::Bridge {
                 secondary,
                 subordinate,
-                isolates: capabilities.express != 0 && redirects(config, at),
+                isolates: redirects(config, at, capabilities.access_control),
             }
         }
         _ => Kind::Other,
@@ -168,6 +179,11 @@ fn look(config: &mut impl ConfigSpace, at: Address) -> FunctionInfo {
         class,
         kind,
         bars: bars(config, at, count),
+        rom_size: match kind {
+            Kind::Endpoint => rom_size(config, at, register::ROM),
+            Kind::Bridge { .. } => rom_size(config, at, register::BRIDGE_ROM),
+            _ => 0,
+        },
         msix_table: msix_table(config, at, capabilities.msix),
         capabilities,
     }
@@ -233,7 +249,42 @@ pub fn capabilities(config: &impl ConfigSpace, at: Address) -> Capabilities {
         }
         next = after & !3;
     }
+    if found.express != 0 {
+        extended(config, at, &mut found);
+    }
     found
+}
+
+/// Extended capabilities (PCI Express Base Specification 5.0 §7.6).
+fn extended(config: &impl ConfigSpace, at: Address, found: &mut Capabilities) {
+    let mut next = FIRST_EXTENDED;
+    for _ in 0..MOST_CAPABILITIES {
+        let header = config.read(at, next);
+        if header == 0 || header == u32::MAX {
+            return;
+        }
+        match header & 0xffff {
+            id::ACS => found.access_control = next,
+            id::SR_IOV => found.virtual_functions = next,
+            id::RESIZABLE => found.resizable = next,
+            _ => {}
+        }
+        next = u16::try_from(header >> 20 & 0xffc).unwrap_or(0);
+        if next < FIRST_EXTENDED {
+            return;
+        }
+    }
+}
+
+/// Bytes of the expansion ROM whose register is at `offset`, which is off for
+/// the moment.
+fn rom_size(config: &mut impl ConfigSpace, at: Address, offset: u16) -> u32 {
+    const ADDRESS: u32 = 0xffff_f800;
+    let value = config.read(at, offset);
+    config.write(at, offset, ADDRESS);
+    let mask = config.read(at, offset) & ADDRESS;
+    config.write(at, offset, value);
+    mask & mask.wrapping_neg()
 }
 
 fn msix_table(config: &impl ConfigSpace, at: Address, capability: u8) -> Option<MsixTable> {
@@ -252,21 +303,7 @@ fn msix_table(config: &impl ConfigSpace, at: Address, capability: u8) -> Option<
 /// Whether a port can send every request of those behind it upstream: source
 /// validation, request and completion redirect, upstream forwarding (PCI
 /// Express Base Specification 5.0 §7.7.8.2).
-fn redirects(config: &impl ConfigSpace, at: Address) -> bool {
+fn redirects(config: &impl ConfigSpace, at: Address, capability: u16) -> bool {
     const WANTED: u32 = 1 << 0 | 1 << 2 | 1 << 3 | 1 << 4;
-    let mut next = FIRST_EXTENDED;
-    for _ in 0..MOST_CAPABILITIES {
-        let header = config.read(at, next);
-        if header == 0 || header == u32::MAX {
-            return false;
-        }
-        if header & 0xffff == id::ACS {
-            return config.read(at, next + 4) & WANTED == WANTED;
-        }
-        next = u16::try_from(header >> 20 & 0xffc).unwrap_or(0);
-        if next < FIRST_EXTENDED {
-            return false;
-        }
-    }
-    false
+    capability != 0 && config.read(at, capability + 4) & WANTED == WANTED
 }

@@ -145,7 +145,7 @@ fn bars_and_capabilities_are_understood() {
         msi: 0x50,
         express: 0x70,
         msix: 0xa0,
-        advanced: 0,
+        ..Capabilities::default()
     };
     assert_eq!(card.capabilities, capabilities);
     let table = MsixTable {
