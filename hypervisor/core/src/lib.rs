@@ -9,6 +9,7 @@ pub mod elf;
 pub mod icr;
 pub mod iommu;
 pub mod memory;
+pub mod mtrr;
 pub mod multiboot;
 pub mod nested;
 pub mod pci;

@@ -158,8 +158,9 @@ fn foreign(source: &Source<'_>) -> Result<Vec<Range, MAX_FOREIGN>, Error> {
     Ok(foreign)
 }
 
-/// Identity-maps memory and devices; what is foreign reads as ones. Writes to
-/// the local APIC's page exit.
+/// Identity-maps memory, with the types that firmware gave it, and devices,
+/// uncached; what is foreign reads as ones. Writes to the local APIC's page
+/// exit.
 fn map<V: Vendor>(
     guest: &mut Guest<V>,
     source: &Source<'_>,
@@ -169,6 +170,7 @@ fn map<V: Vendor>(
     let mut ones = pool.page().ok_or(MapError::OutOfTables)?;
     ones.bytes().fill(0xff);
     let mut identity: Vec<Range, 128> = Vec::new();
+    let types = V::memory_types();
     guest.with_nested(|nested, tables| {
         let mut next = 0;
         let top = source.top.max(FOUR_GIB);
@@ -198,16 +200,18 @@ fn map<V: Vendor>(
                 continue;
             }
             device(nested, tables, next, start)?;
-            let length = end - start;
-            nested.map(
-                tables,
-                start,
-                start,
-                length,
-                Rights::RWX,
-                MemoryType::WriteBack,
-            )?;
-            let _ = identity.push(Range { start, end });
+            let memory = Range { start, end };
+            let mut map = |piece: Range, kind| {
+                let (at, length) = (piece.start, piece.len());
+                nested.map(tables, at, at, length, Rights::RWX, kind)
+            };
+            match &types {
+                Some(types) => types
+                    .runs(memory)
+                    .try_for_each(|(run, kind)| map(run, kind))?,
+                None => map(memory, MemoryType::WriteBack)?,
+            }
+            let _ = identity.push(memory);
             next = end;
         }
         device(nested, tables, next, top)?;

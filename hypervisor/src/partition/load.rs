@@ -108,6 +108,17 @@ pub(crate) fn create<V: Vendor>(
         .ok_or_else(no_memory)?;
     permit(&mut guest, config, devices);
     guest.note_memory(0, block.range().start, block.len());
+    if let Some(types) = V::memory_types()
+        && let Some((run, kind)) = types
+            .runs(block.range())
+            .find(|(_, kind)| *kind != MemoryType::WriteBack)
+    {
+        log::warn!(
+            "partition \"{}\": the firmware's MTRRs make its memory at {run} {kind:?}; it is \
+             mapped write-back",
+            config.name
+        );
+    }
 
     let shared = shared_base(config.memory);
     let info: &'static mut PartitionInfo =

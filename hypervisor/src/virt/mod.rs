@@ -10,6 +10,7 @@ pub(crate) mod vmx;
 
 use core::fmt;
 
+use cloister_core::mtrr::Mtrrs;
 use cloister_core::nested::Format;
 use cloister_core::policy::cpuid::Regs;
 
@@ -54,6 +55,11 @@ pub(crate) trait Vendor: Copy + Sync + 'static {
     fn nested_gib_pages(host: bool) -> bool {
         host
     }
+
+    /// The types that firmware gave to memory, where the nested page table has
+    /// to repeat them; `None` where the processor applies them to guests by
+    /// itself, or where there are none.
+    fn memory_types() -> Option<Mtrrs>;
 
     /// Waits in the hypervisor for an NMI, on a core that has been enabled
     /// (`arch::cpu::wait_for_nmi`; on AMD with GIF set around it). Returns at

@@ -21,6 +21,7 @@ mod state;
 mod vcpu;
 mod vmcb;
 
+use cloister_core::mtrr::Mtrrs;
 use cloister_core::nested::Npt;
 use raw_cpuid::CpuId;
 use x86::msr::{IA32_EFER, IA32_PAT};
@@ -156,6 +157,12 @@ impl Vendor for Svm {
             entry::clear_gif();
         }
         Ok(())
+    }
+
+    /// Nested paging combines the guest's and the nested PAT type with the
+    /// MTRRs (AMD APM vol. 2, 15.25.8 "Combining Memory Types, MTRRs").
+    fn memory_types() -> Option<Mtrrs> {
+        None
     }
 
     fn wait_for_nmi() {

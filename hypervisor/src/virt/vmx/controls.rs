@@ -268,7 +268,7 @@ pub(super) fn leaf(leaf: u32, subleaf: u32) -> CpuIdResult {
 }
 
 /// An extended CPUID leaf; zeros if the processor does not have it.
-fn extended_leaf(leaf: u32) -> CpuIdResult {
+pub(super) fn extended_leaf(leaf: u32) -> CpuIdResult {
     if leaf <= cpuid_count(0x8000_0000, 0).eax {
         cpuid_count(leaf, 0)
     } else {

@@ -42,11 +42,12 @@ mod vmcs;
 
 use core::arch::asm;
 
+use cloister_core::mtrr::Mtrrs;
 use cloister_core::nested::Ept;
 use x86::msr::{IA32_FEATURE_CONTROL, IA32_VMX_BASIC, IA32_VMX_MISC};
 
 use self::control_registers::{CR0_NE, CR4_VMXE};
-use self::controls::{Controls, leaf};
+use self::controls::{Controls, extended_leaf, leaf};
 use crate::arch::memory::FramePool;
 use crate::arch::{cpu, msr, percpu};
 use crate::virt::{GuestKind, Unsupported, Vendor};
@@ -192,6 +193,18 @@ impl Vendor for Vmx {
     fn nested_gib_pages(host: bool) -> bool {
         // SAFETY: guests are made only after `check`.
         host && unsafe { ept::has_gib_pages() }
+    }
+
+    fn memory_types() -> Option<Mtrrs> {
+        const HAS_MTRRS: u32 = 1 << 12;
+        const SIZES: u32 = 0x8000_0008;
+        if leaf(1, 0).edx & HAS_MTRRS == 0 {
+            return None;
+        }
+        let physical_bits = extended_leaf(SIZES).eax.to_le_bytes()[0];
+        // SAFETY: CPUID says that they exist; `Mtrrs` reads those that
+        // IA32_MTRRCAP counts.
+        Mtrrs::read(|index| unsafe { msr::read(index) }, physical_bits)
     }
 
     fn wait_for_nmi() {
