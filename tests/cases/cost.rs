@@ -16,7 +16,7 @@ pub(crate) fn exits(bench: &Bench) -> Result<()> {
         .iter()
         .filter_map(|cost| Some((cost, cost.reference.target?)))
         .collect();
-    let expected = bench.choose(7, 2);
+    let expected = bench.choose(7, 5);
     ensure!(
         with_target.len() == expected,
         "{} exits with a target, expected {expected}",

@@ -61,21 +61,34 @@ static X2APIC: AtomicBool = AtomicBool::new(false);
 /// them.
 static REGISTERS: AtomicU64 = AtomicU64::new(0xfee0_0000);
 
-/// Switches this core to x2APIC mode where the processor has it (Intel SDM
-/// vol. 3, "x2APIC State Transitions"): only the ICR has to exit then. Called
-/// on every core before it sends or expects an IPI.
-pub(crate) fn enable_x2apic() {
-    REGISTERS.store(base() & BASE_ADDRESS, Ordering::Relaxed);
+/// Chooses the mode of the machine's local APICs, and switches the boot core to
+/// it: x2APIC where the processor has it, so that only the ICR has to exit. The
+/// word `apic=xapic` on the hypervisor's command line leaves them in xAPIC mode,
+/// to compare, unless firmware has left it already.
+pub(crate) fn choose_mode(command_line: &str) {
     let features = CpuId::new().get_feature_info();
-    if features.is_some_and(|features| features.has_x2apic()) {
+    let has_x2apic = features.is_some_and(|features| features.has_x2apic());
+    let unwanted = command_line
+        .split_whitespace()
+        .any(|word| word == "apic=xapic");
+    let stay = unwanted && base() & BASE_X2APIC == 0;
+    X2APIC.store(has_x2apic && !stay, Ordering::Relaxed);
+    REGISTERS.store(base() & BASE_ADDRESS, Ordering::Relaxed);
+    enter_mode();
+}
+
+/// Switches this core to the mode that [`choose_mode`] chose (Intel SDM vol.
+/// 3, "x2APIC State Transitions"). Called on every core before it sends or
+/// expects an IPI.
+pub(crate) fn enter_mode() {
+    if is_x2apic_machine() {
         // SAFETY: xAPIC to x2APIC mode is a legal transition, and a second
         // write changes nothing.
         unsafe { msr::write(IA32_APIC_BASE, base() | BASE_X2APIC | BASE_ENABLE) };
-        X2APIC.store(true, Ordering::Relaxed);
     }
 }
 
-/// Whether [`enable_x2apic`] found x2APIC.
+/// Whether the local APICs are in x2APIC mode.
 #[inline]
 pub(crate) fn is_x2apic_machine() -> bool {
     X2APIC.load(Ordering::Relaxed)

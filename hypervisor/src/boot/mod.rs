@@ -34,7 +34,7 @@ extern "sysv64" fn first(information: u32) -> ! {
     // SAFETY: this core's own data, installed once.
     unsafe { percpu::install(&BOOT_CORE) };
     cpu::enable_features();
-    apic::enable_x2apic();
+    apic::choose_mode(line);
     apic::mask_legacy_pics();
     BOOT_CORE.identify(apic::id());
     crate::start(info)

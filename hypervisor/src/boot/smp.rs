@@ -113,7 +113,7 @@ pub(crate) unsafe fn enter(data: &'static PerCpu) -> ! {
         percpu::install(data);
     }
     cpu::enable_features();
-    apic::enable_x2apic();
+    apic::enter_mode();
     data.set_online();
     loop {
         let entry = ENTRY.load(Ordering::Acquire);

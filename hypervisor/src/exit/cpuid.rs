@@ -7,8 +7,8 @@ use cloister_core::policy::Guest as PolicyGuest;
 use cloister_core::policy::cpuid::{CpuidCache, CpuidConfig, Dynamic, FillError, Regs};
 use raw_cpuid::CpuId;
 
-use crate::arch::extended;
 use crate::arch::memory::{Frame, PAGE};
+use crate::arch::{apic, extended};
 use crate::exit::Served;
 use crate::partition::Partition;
 use crate::run::Core;
@@ -41,7 +41,7 @@ pub(crate) fn cache<V: Vendor>(
     let cache = cache.ok_or(FillError { leaf: 0 })?;
     let config = CpuidConfig {
         guest: policy_guest(partition),
-        x2apic: true,
+        x2apic: apic::is_x2apic_machine(),
         xapic_locked: crate::exit::msr::xapic_locked(),
     };
     let execute = |leaf, subleaf| {

@@ -65,16 +65,54 @@ pub struct Cost {
     pub reference: Reference,
 }
 
+/// Words for the hypervisor, for one boot each: where the processor has x2APIC
+/// mode, xAPIC mode is measured as well.
+const fn boots(machine: MachineKind) -> &'static [&'static str] {
+    match machine {
+        MachineKind::Qemu => &[""],
+        MachineKind::Bochs => &["", "apic=xapic"],
+    }
+}
+
 /// Builds, boots and measures.
 ///
 /// # Errors
 /// See [`Run::start`]; or the program did not come to its end.
 pub fn measure(machine: MachineKind, install: bool) -> Result<Measurement> {
+    let mut all: Option<Measurement> = None;
+    for words in boots(machine) {
+        let one = measure_once(machine, words, install)?;
+        match &mut all {
+            None => all = Some(one),
+            Some(all) => all.add(one)?,
+        }
+    }
+    all.context("nothing was booted")
+}
+
+impl Measurement {
+    /// Adds the exits of another boot that this one does not have.
+    fn add(&mut self, other: Self) -> Result<()> {
+        ensure!(
+            self.unit == other.unit,
+            "the clocks of two boots count differently"
+        );
+        for cost in other.exits {
+            if self.exits.iter().all(|known| known.exit != cost.exit) {
+                self.exits.push(cost);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn measure_once(machine: MachineKind, words: &str, install: bool) -> Result<Measurement> {
     let finished = Run::file(SYSTEM)
         .machine(machine)
         .accel(Accel::Tcg)
         .clock(Clock::Instructions)
         .cpus(1)
+        .hypervisor_words(words)
         .timeout(Duration::from_secs(300))
         .install(install)
         .finish()?
@@ -158,6 +196,27 @@ mod tests {
         assert_eq!(cpuid.reference.jailhouse, Some(122));
         assert_eq!(exits[1].reference, Reference::default());
         assert_eq!(exits.len(), 2);
+    }
+
+    #[test]
+    fn two_boots_make_one_table() {
+        let boot = |text: &str| {
+            let clock = "bench: clock instructions=1 cycles=1\n".to_owned();
+            let (unit, exits) = read(&lines(&(clock + text)), MachineKind::Bochs).unwrap();
+            Measurement {
+                machine: "bochs",
+                vendor: "intel".into(),
+                unit,
+                exits,
+            }
+        };
+        let mut first = boot("bench: cpuid min=1 median=1 max=1 n=1");
+        let second = boot(
+            "bench: cpuid min=2 median=2 max=2 n=1\nbench: xapic-eoi min=3 median=3 max=3 n=1",
+        );
+        first.add(second).unwrap();
+        let medians: Vec<u64> = first.exits.iter().map(|cost| cost.median).collect();
+        assert_eq!(medians, [1, 3]);
     }
 
     #[test]

@@ -33,6 +33,9 @@ const KNOWN: &[(MachineKind, &str, Reference)] = &[
     (MachineKind::Qemu, "xapic-icr", known(1000, 2931, 0)),
     (MachineKind::Bochs, "cpuid", known(100, 0, 1114)),
     (MachineKind::Bochs, "null-hypercall", known(90, 0, 0)),
+    (MachineKind::Bochs, "xapic-eoi", known(1000, 0, 0)),
+    (MachineKind::Bochs, "xapic-timer", known(1000, 0, 0)),
+    (MachineKind::Bochs, "xapic-icr", known(1000, 0, 0)),
 ];
 
 /// 0 stands for a figure that nobody has measured.

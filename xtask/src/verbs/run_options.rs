@@ -47,6 +47,9 @@ pub(crate) struct RunOptions {
     /// or ethmod=... of Bochs). In QEMU the first is 00:10.0, on Bochs 00:02.0
     #[arg(long, value_name = "MODEL[=NETDEV]")]
     nic: Vec<Nic>,
+    /// Words for the hypervisor's own command line, such as apic=xapic
+    #[arg(long, value_name = "WORDS", conflicts_with = "bare")]
+    hypervisor: Option<String>,
     /// Do not install missing packages: name them
     #[arg(long)]
     no_install: bool,
@@ -74,6 +77,9 @@ impl RunOptions {
             .kernel_modules(self.module.iter());
         for nic in &self.nic {
             run = run.nic(nic.clone());
+        }
+        if let Some(words) = &self.hypervisor {
+            run = run.hypervisor_words(words);
         }
         if let Some(file) = &self.symbols {
             run = run.symbols(file);
