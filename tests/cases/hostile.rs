@@ -185,6 +185,15 @@ pub(crate) fn control(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
+/// A hardware task switch, which always exits on Intel; AMD's new task has no
+/// handlers.
+pub(crate) fn task_switch(bench: &Bench) -> Result<()> {
+    let ended = contain_beside(bench, 400_000, [hostile("task", 1, "task")])?;
+    let end = bench.choose("triple fault", "task switch");
+    ended.partition("task")?.failed(&[end, "rip 0x"])?;
+    Ok(())
+}
+
 /// A local APIC of its own, asked for everything; storms of exceptions and
 /// NMIs.
 pub(crate) fn apic(bench: &Bench) -> Result<()> {

@@ -20,6 +20,7 @@ mod manifests;
 mod net;
 mod own;
 mod pci;
+mod processor;
 mod storm;
 mod strict;
 mod witness;
@@ -106,6 +107,7 @@ const CASES: &[Case] = &[
     light("hostile-memory", hostile::memory),
     light("hostile-instructions", hostile::instructions),
     light("hostile-control-registers", hostile::control),
+    light("hostile-task-switch", hostile::task_switch),
     light("hostile-apic", hostile::apic),
     light("hostile-loops", hostile::loops),
     light("hostile-exception-loops", hostile::exception_loops),
@@ -123,6 +125,7 @@ const CASES: &[Case] = &[
     light("bad-manifest-blob", manifests::broken_blob),
     light("forged-manifest-blob", manifests::forged_blob),
     light("bad-manifest-for-machine", manifests::machine),
+    light("processor-refused", processor::refused),
     with_linux(
         "bad-manifest-for-machine-linux",
         manifests::machine_with_linux,

@@ -23,6 +23,7 @@
 //! | `exceptions` | a storm of them | finished |
 //! | `nmis` | a storm of NMIs to itself | finished |
 //! | `modify` | code that changes itself, between exits | finished |
+//! | `task` | leaves long mode and switches tasks by a TSS | failed |
 //! | `loop` | core 0 goes into the endless `kind=`, core 1 ends the partition by a triple fault after `wait=` cycles | failed |
 #![no_std]
 #![no_main]
@@ -35,6 +36,7 @@ mod memory;
 mod nic;
 mod raw;
 mod storm;
+mod task;
 
 use cloister_runtime::{Dataplane, Partition, entry, println, set_dataplane};
 
@@ -81,6 +83,7 @@ fn main(partition: &Partition) -> u64 {
         "nmis" => storm::nmis(partition),
         "modify" => image::modify(),
         "loop" => storm::endless(partition),
+        "task" => task::switch(),
         _ => {
             println!("hostile: do={name}: no such scenario");
             return 2;
