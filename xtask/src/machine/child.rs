@@ -235,3 +235,60 @@ impl Drop for Child {
         self.kill();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn sleeping() -> Child {
+        Child::spawn("sleep", tempfile::tempdir().unwrap(), |command| {
+            command.arg("600");
+        })
+        .unwrap()
+    }
+
+    /// Name and state of a process (proc(5), `stat`); none if it is gone.
+    fn state(process: u32) -> Option<(String, char)> {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+        let (name, rest) = stat.split_once('(')?.1.split_once(") ")?;
+        Some((name.into(), rest.chars().next()?))
+    }
+
+    fn wait_until(what: &str, done: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !done() {
+            assert!(start.elapsed().as_secs() < 60, "{what} did not come");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn runs(process: u32) -> bool {
+        state(process).is_some_and(|(name, state)| name == "sleep" && state != 'Z')
+    }
+
+    #[test]
+    fn nothing_is_left_when_it_is_dropped() {
+        let child = sleeping();
+        let process = child.process.id();
+        wait_until("the start", || runs(process));
+        drop(child);
+        assert_eq!(state(process), None);
+    }
+
+    /// As when we are killed: nobody has dropped anything.
+    #[test]
+    fn nothing_is_left_when_who_started_it_dies() {
+        let process = thread::spawn(|| {
+            let child = sleeping();
+            let process = child.process.id();
+            wait_until("the start", || runs(process));
+            std::mem::forget(child);
+            process
+        })
+        .join()
+        .unwrap();
+        wait_until("its end", || !runs(process));
+    }
+}
