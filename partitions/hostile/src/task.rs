@@ -49,8 +49,10 @@ pub(crate) fn switch() -> ! {
             limit: 39,
             base: (&raw const GDT).addr() as u64,
         };
+        let empty = Pointer { limit: 0, base: 0 };
         asm!(
             "cli",
+            "lidt [{empty}]",
             "lea {scratch}, [rip + 3f]",
             "mov dword ptr [{eip}], {scratch:e}",
             "lgdt [{pointer}]",
@@ -76,6 +78,7 @@ pub(crate) fn switch() -> ! {
             "3:",
             "ud2",
             ".code64",
+            empty = in(reg) &raw const empty,
             pointer = in(reg) &raw const pointer,
             eip = in(reg) &raw mut (*tasks)[1][EIP],
             scratch = in(reg) 0_u64,

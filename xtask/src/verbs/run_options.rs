@@ -50,6 +50,10 @@ pub(crate) struct RunOptions {
     /// Words for the hypervisor's own command line, such as apic=xapic
     #[arg(long, value_name = "WORDS", conflicts_with = "bare")]
     hypervisor: Option<String>,
+    /// A further argument of QEMU, or a line of Bochs' bochsrc, such as
+    /// 'cpu: model=corei7_haswell_4770'
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    machine_argument: Vec<String>,
     /// Do not install missing packages: name them
     #[arg(long)]
     no_install: bool,
@@ -77,6 +81,9 @@ impl RunOptions {
             .kernel_modules(self.module.iter());
         for nic in &self.nic {
             run = run.nic(nic.clone());
+        }
+        for argument in &self.machine_argument {
+            run = run.machine_argument(argument);
         }
         if let Some(words) = &self.hypervisor {
             run = run.hypervisor_words(words);
