@@ -3,7 +3,7 @@
 use core::fmt::Display;
 
 use cloister_abi::{LinuxState, MAX_PARTITIONS};
-use cloister_core::acpi::{Fadt, sleep_type};
+use cloister_core::acpi::Fadt;
 use cloister_core::bzimage::Kernel;
 use cloister_core::iommu::Requester;
 use cloister_core::memory::{
@@ -18,7 +18,7 @@ use spin::{Mutex, Once};
 
 use crate::arch::memory::{Block, FramePool, PAGE};
 use crate::arch::{console, cpu, paging};
-use crate::boot::acpi::{Firmware, dsdt};
+use crate::boot::acpi::Firmware;
 use crate::boot::claim::{Claimed, claim};
 use crate::boot::info::{BootInfo, MAX_MODULES};
 use crate::boot::smp;
@@ -383,8 +383,11 @@ pub(crate) fn system<V: Vendor>(
         None => None,
     };
     let fadt = firmware.fadt.as_ref();
-    let aml = fadt.and_then(dsdt).unwrap_or(&[]);
-    let io = fadt.map(|fadt| IoFacts::new(fadt, |state| sleep_type(aml, state)));
+    let sleep_type = |state: u8| {
+        let index = usize::from(state).checked_sub(1)?;
+        *firmware.sleep_types.get(index)?
+    };
+    let io = fadt.map(|fadt| IoFacts::new(fadt, sleep_type));
     let mut system = System {
         manifest,
         firmware,

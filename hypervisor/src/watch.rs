@@ -9,7 +9,7 @@ use cloister_abi::interrupts::InterruptTable;
 pub(crate) use cloister_abi::interrupts::Source;
 use cloister_abi::trace::InterruptKind;
 
-use crate::arch::apic::{self, Register};
+use crate::arch::apic;
 use crate::cores;
 use crate::partition::backtrace;
 use crate::routes::{self, Device};
@@ -198,8 +198,8 @@ fn find<V: Vendor>(core: &Core<V>, vector: u8) -> Source {
     if vector == NMI {
         return source(InterruptKind::Nmi, 0);
     }
-    if let Some(lvt) = apic::lvt_with(vector) {
-        return source(kind_of(lvt), 0);
+    if let Some(kind) = apic::lvt_with(vector) {
+        return source(kind, 0);
     }
     match routes::sender(core.system, core.number, vector) {
         Some(Device::Pin(gsi)) => return source(InterruptKind::IoApic, gsi),
@@ -214,17 +214,6 @@ fn find<V: Vendor>(core: &Core<V>, vector: u8) -> Source {
         return from_core();
     }
     source(InterruptKind::Unknown, 0)
-}
-
-fn kind_of(lvt: Register) -> InterruptKind {
-    match lvt {
-        Register::LvtTimer => InterruptKind::Timer,
-        Register::LvtPerformance => InterruptKind::Performance,
-        Register::LvtThermal => InterruptKind::Thermal,
-        Register::LvtError => InterruptKind::Error,
-        Register::LvtCmci => InterruptKind::Cmci,
-        _ => InterruptKind::Lint,
-    }
 }
 
 /// Where `source` is, for people.

@@ -30,12 +30,12 @@ fn system() -> String {
 }
 
 /// Commands that print `cloister list --json` between marks.
-fn list(mark: &str) -> String {
+pub(crate) fn list(mark: &str) -> String {
     format!("echo \"<{mark}>$(cloister list --json)</{mark}>\"")
 }
 
 /// What Linux printed between the marks.
-fn json(ended: &Ended, mark: &str) -> Result<Value> {
+pub(crate) fn json(ended: &Ended, mark: &str) -> Result<Value> {
     let console = ended.linux_console();
     let text = console
         .split_once(&format!("<{mark}>"))
@@ -46,7 +46,7 @@ fn json(ended: &Ended, mark: &str) -> Result<Value> {
 }
 
 /// Exits of core `core` in a list, for `reason` or all.
-fn exits(list: &Value, core: usize, reason: Option<&str>) -> u64 {
+pub(crate) fn exits(list: &Value, core: usize, reason: Option<&str>) -> u64 {
     let core = &list["cores"][core];
     let Some(reason) = reason else {
         return core["exits"].as_u64().unwrap_or(0);
@@ -58,7 +58,7 @@ fn exits(list: &Value, core: usize, reason: Option<&str>) -> u64 {
         .sum()
 }
 
-fn equal(
+pub(crate) fn equal(
     ended: &Ended,
     what: &str,
     got: impl Into<Value>,

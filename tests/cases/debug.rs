@@ -4,10 +4,10 @@
 use anyhow::Result;
 use cloister_tests::cases::Bench;
 use cloister_tests::report::{Interrupt, Interrupter};
-use cloister_tests::{Ended, Part, PartitionState, linux, part, partitions, with_linux};
+use cloister_tests::{Ended, Part, PartitionState, part, partitions};
 
 /// `probe` with a local APIC.
-fn probe(name: &str, cores: &str, args: &str) -> Part {
+pub(crate) fn probe(name: &str, cores: &str, args: &str) -> Part {
     part(name, "probe.elf")
         .cores(cores)
         .args(args)
@@ -22,7 +22,7 @@ fn interrupts(ended: &Ended, core: u32) -> Vec<&Interrupt> {
 }
 
 /// The sources of `core`'s interrupts.
-fn sources(ended: &Ended, core: u32) -> impl Iterator<Item = &Interrupter> {
+pub(crate) fn sources(ended: &Ended, core: u32) -> impl Iterator<Item = &Interrupter> {
     let all = ended.report().interrupters.iter();
     all.filter(move |source| source.core == core)
 }
@@ -79,6 +79,32 @@ pub(crate) fn masked(bench: &Bench) -> Result<()> {
         .collect();
     let message = format!("caught {caught:?}");
     let holds = caught == [(0x40, "lvt-timer"), (0x90, "ipi"), (0xa1, "ipi")];
+    ended.check(holds, message)?;
+    Ok(())
+}
+
+/// An NMI is named like an IPI, and the guest gets it.
+pub(crate) fn nmi(bench: &Bench) -> Result<()> {
+    let args = "core=0 enter=debug meet taken=1 leave core=1 meet nmi=0";
+    let ended = bench
+        .system(partitions([probe("pair", "[0, 1]", args)]))
+        .run_to_end()?
+        .completed()?;
+    ended
+        .partition("pair")?
+        .finished(0)?
+        .says("probe: ok")?
+        .exits_of("nmi", 1)?;
+    let caught = interrupts(&ended, 0);
+    let named = caught.iter().all(|interrupt| {
+        interrupt.kind == "nmi"
+            && interrupt.vector == 2
+            && interrupt.origin == "core 1"
+            && interrupt.sender_symbol.contains("apic::send_nmi")
+    });
+    let counted = sources(&ended, 0).map(|source| source.count).sum::<u64>();
+    let message = format!("caught {caught:?}");
+    let holds = caught.len() == 1 && named && counted == 1;
     ended.check(holds, message)?;
     Ok(())
 }
@@ -182,93 +208,5 @@ pub(crate) fn restart_window(bench: &Bench) -> Result<()> {
         .state(PartitionState::Violated)?
         .restarts(1)?
         .violations(2)?;
-    Ok(())
-}
-
-/// `linux.debug`: timer, IPIs with their senders' callers and the pin of the
-/// serial port, each counted, on a core of Linux; and Linux keeps working.
-pub(crate) fn linux_core(bench: &Bench) -> Result<()> {
-    let command = "echo 2 > /proc/irq/4/smp_affinity; cat /proc/interrupts; \
-                   echo 0 > /sys/devices/system/cpu/cpu1/online; \
-                   echo 1 > /sys/devices/system/cpu/cpu1/online; \
-                   echo 2 > /proc/irq/4/smp_affinity; cat /proc/interrupts; nproc";
-    let text = with_linux(
-        &linux("[0, 1]"),
-        [part("neighbour", "spin.elf")
-            .cores("[2]")
-            .args("quanta=3000000")
-            .may("quiesce strict populate")],
-    );
-    let text = text.replacen("[linux]\n", "[linux]\ndebug = [1]\n", 1);
-    let ended = bench.system(text).run(command)?.completed()?;
-    let statuses = ended
-        .report()
-        .linux
-        .as_ref()
-        .and_then(|linux| linux.run_status);
-    let by_kind = |kind: &'static str| sources(&ended, 1).filter(move |source| source.kind == kind);
-    let count = |kind: &'static str| by_kind(kind).map(|source| source.count).sum::<u64>();
-    let callers = by_kind("ipi").any(|s| s.sender == Some(0) && s.backtrace.len() > 2);
-    let serial = by_kind("io-apic").any(|source| source.origin == "gsi 4");
-    let others = sources(&ended, 0).next().is_some();
-    let exits = ended.report().core(1)?.exits.of("interrupt");
-    let sum: u64 = sources(&ended, 1).map(|source| source.count).sum();
-    let timer = count("lvt-timer");
-    bench.note(format!(
-        "core 1 of Linux: {sum} interrupts, {timer} of its timer, {} IPIs, {} of I/O APIC pins, {} unknown",
-        count("ipi"),
-        count("io-apic"),
-        count("unknown")
-    ));
-    let message = format!(
-        "status {statuses:?}, {exits} exits, {sum} in the table, {timer} of the timer, callers \
-         {callers}, serial port {serial}, core 0 watched {others}"
-    );
-    let holds = statuses == Some(0)
-        && exits == sum
-        && timer > 0
-        && callers
-        && serial
-        && !others
-        && ended.report().traced.iter().any(|traced| traced.core == 1);
-    let ended = ended.check(holds, message)?;
-    ended
-        .partition("neighbour")?
-        .finished(0)?
-        .since_quiesce(0)?;
-    Ok(())
-}
-
-/// QUIESCE names the route that Linux has set up to a dataplane core, and the
-/// core beside it is quiet.
-pub(crate) fn route(bench: &Bench) -> Result<()> {
-    // Pin 23 of the I/O APIC, which has no device: vector 0x50 to APIC ID 2;
-    // its index register is selected first (82093AA datasheet, 3.2.4).
-    let command = "pin() { devmem 0xfec00000 32 $1; devmem 0xfec00010 32 $2; }; \
-                   pin 0x3f 0x02000000; pin 0x3e 0x50; \
-                   cloister start routed; cloister start free; sleep 3; \
-                   pin 0x3e 0x10050; sleep 1; cloister restart routed; sleep 3";
-    let may = |name: &str, core: &str, args: &str| {
-        part(name, "probe.elf")
-            .cores(core)
-            .args(args)
-            .may("quiesce")
-            .key("autostart = false")
-    };
-    let text = with_linux(
-        &linux("[0, 1]").cmdline("iomem=relaxed"),
-        [
-            may("routed", "[2]", "busy=route"),
-            may("free", "[3]", "enter=quiesce leave"),
-        ],
-    );
-    let ended = bench.system(text).run(command)?.completed()?;
-    ended.partition("free")?.finished(0)?.says("probe: ok")?;
-    // The second time nothing is routed, which the program, that is told to
-    // expect a route, calls a mismatch.
-    ended
-        .partition("routed")?
-        .finished(1)?
-        .says("expected busy route got Ok")?;
     Ok(())
 }

@@ -81,6 +81,14 @@ pub(crate) fn expect(ended: &Ended, key: &str, expected: &str) -> Result<()> {
     Err(ended.failure(format!("Linux says {key}={got}, expected {expected}")))
 }
 
+/// Debian's kernel, byte for byte.
+pub(crate) fn packaged_kernel() -> Result<Vec<u8>> {
+    let release = packaged_release()?;
+    let package = format!("linux-image-{release}/boot/vmlinuz-{release}");
+    let file = paths::target().join("guest-linux").join(package);
+    fs::read(&file).with_context(|| format!("cannot read {}", file.display()))
+}
+
 /// The release that the kernel package's own file names.
 fn packaged_release() -> Result<String> {
     let cache = paths::target().join("guest-linux");

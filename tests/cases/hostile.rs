@@ -201,7 +201,7 @@ pub(crate) fn apic(bench: &Bench) -> Result<()> {
     let ended = contain(
         bench,
         [
-            with_apic("ipis", 1, "ipis ids=24"),
+            with_apic("ipis", 1, "ipis"),
             with_apic("apic", 2, "apic"),
             with_apic("nmis", 3, "nmis"),
             hostile("exceptions", 4, "exceptions"),

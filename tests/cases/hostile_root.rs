@@ -9,7 +9,7 @@ use cloister_tests::{
 };
 use xtask::{build, paths};
 
-use crate::demo::expect;
+use crate::demo::{expect, packaged_kernel};
 use crate::hostile::hostile;
 
 const TARGET: &str = "x86_64-unknown-linux-musl";
@@ -89,6 +89,7 @@ pub(crate) fn sweeps(bench: &Bench) -> Result<()> {
                     hostile-root memory $first $((last - first + 1))
             done
         modprobe kvm-amd; echo kvm=$?
+        echo deep=$(grep -c deep /sys/power/mem_sleep); echo states=$(cat /sys/power/state)
         for n in 1 2 3 4 5; do
             echo 0 >/sys/devices/system/cpu/cpu1/online
             echo 1 >/sys/devices/system/cpu/cpu1/online
@@ -110,6 +111,8 @@ pub(crate) fn sweeps(bench: &Bench) -> Result<()> {
     }
     expect(&ended, "kvm", "1")?;
     expect(&ended, "alive", "2")?;
+    // S3 is not offered: what is left is to idle, and to be powered off.
+    expect(&ended, "deep", "0")?;
     let other = number(&ended, "memory", "other")?;
     let ones = number(&ended, "memory", "ones")?;
     ended.linux()?.check(
@@ -126,6 +129,32 @@ pub(crate) fn sweeps(bench: &Bench) -> Result<()> {
     // Sparse first touches after the sweep over all addresses: tables are left
     // for them.
     ended.partition("late")?.finished(0)?.says("exits: ok")?;
+    Ok(())
+}
+
+/// Root starts another kernel in place of Linux: it comes up on the same cores,
+/// and nobody else notices.
+pub(crate) fn kexec(bench: &Bench) -> Result<()> {
+    let kernel = packaged_kernel()?;
+    let work = "
+        mkdir /tmp/next; cp /bin/hostile-root /tmp/next/init; cd /tmp/next
+        find . | cpio -o -H newc >/tmp/next.img 2>/dev/null
+        hostile-root kexec /vmlinuz /tmp/next.img 'console=ttyS0 next_kernel=1'
+        echo kexec=$?; exit 9
+    ";
+    let ended = with_root(bench, &linux("[0, 1]"), [strict(2)])?
+        .linux_file("vmlinuz", 0o644, &kernel)
+        .run(work)?
+        .completed()?;
+    ended
+        .linux()?
+        .state(LinuxState::Off)?
+        .says("kexec: loaded=1")?
+        .says("next_kernel=1")?
+        .says("arrived: processors=2")?;
+    let banners = ended.linux_console().matches("Linux version").count();
+    undisturbed(&ended)?;
+    ended.check(banners == 2, format!("{banners} kernels came up"))?;
     Ok(())
 }
 

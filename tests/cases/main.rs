@@ -14,10 +14,12 @@ mod ends;
 mod fault;
 mod hostile;
 mod hostile_root;
+mod interrupters;
 mod iommu;
 mod linux;
 mod manifests;
 mod net;
+mod operator;
 mod own;
 mod pci;
 mod processor;
@@ -88,6 +90,8 @@ const CASES: &[Case] = &[
     light("strict-named-exits", strict::instructions),
     xsetbv("strict-xsetbv", strict::xsetbv),
     light("strict-memory-and-calls", strict::memory_and_calls),
+    light("strict-rare-exits", strict::rare),
+    host("strict-has-every-reason", strict::every_reason),
     light("strict-left-in-order", strict::left_in_order),
     light("on-violation-report", strict::report_and_go_on),
     light("on-violation-restart", strict::restart),
@@ -136,6 +140,7 @@ const CASES: &[Case] = &[
     light("channel-hostile-peer", channels::hostile_peer),
     light("channel-restarted-end", channels::restarted_end),
     light("debug-names-ipis", debug::ipis),
+    light("debug-names-nmis", debug::nmi),
     light("debug-interrupts-off", debug::masked),
     light("debug-strict-names-sender", debug::strict),
     light("debug-forbidden-ipi", debug::forbidden),
@@ -154,8 +159,10 @@ const CASES: &[Case] = &[
     cabled("net-behind-amd-vi", 400, net::beside_linux_amd),
     with_linux("pci-forged-interrupts", pci::forged),
     with_linux("demo", demo::demo),
-    with_linux("debug-linux-core", debug::linux_core),
-    with_linux("quiesce-route", debug::route),
+    with_linux("debug-linux-core", interrupters::linux_core),
+    with_linux("operator-touches-no-other", operator::touches_no_other),
+    with_linux("debug-names-devices", interrupters::devices),
+    with_linux("quiesce-beside-linux", interrupters::quiesce),
     Case {
         on: On::Both,
         ..with_linux("linux-beside-one", linux::beside_one)
@@ -181,6 +188,7 @@ const CASES: &[Case] = &[
         deadline: 300,
         ..with_linux("hostile-root", hostile_root::sweeps)
     },
+    with_linux("hostile-root-kexec", hostile_root::kexec),
     Case {
         deadline: 200,
         ..with_linux("hostile-beside-linux", hostile_root::partitions_beside)

@@ -2,6 +2,7 @@
 //! not notice.
 
 use anyhow::Result;
+use cloister_abi::Reason;
 use cloister_tests::cases::Bench;
 use cloister_tests::{Ended, Part, PartitionState, part, partitions};
 
@@ -72,11 +73,21 @@ pub(crate) fn neighbour(core: u32) -> Part {
 }
 
 fn provoke(bench: &Bench, breaches: &[Breach]) -> Result<()> {
+    provoke_beside(bench, breaches, []).map(|_| ())
+}
+
+fn provoke_beside(
+    bench: &Bench,
+    breaches: &[Breach],
+    others: impl IntoIterator<Item = Part>,
+) -> Result<Ended> {
     let violators = (1..)
         .zip(breaches)
         .map(|(core, breach)| breach.partition(core));
     let ended = bench
-        .system(partitions([neighbour(0)].into_iter().chain(violators)))
+        .system(partitions(
+            [neighbour(0)].into_iter().chain(violators).chain(others),
+        ))
         .run_to_end()?
         .completed()?;
     ended
@@ -84,138 +95,254 @@ fn provoke(bench: &Bench, breaches: &[Breach]) -> Result<()> {
         .finished(0)?
         .since_quiesce(0)?
         .interrupts(0)?;
-    breaches.iter().try_for_each(|breach| breach.check(&ended))
+    breaches
+        .iter()
+        .try_for_each(|breach| breach.check(&ended))?;
+    Ok(ended)
 }
+
+/// Instructions that exit.
+const INSTRUCTIONS: &[Breach] = &[
+    Breach {
+        args: "cpuid=1",
+        reason: "cpuid",
+        detail: "leaf 0x0",
+        function: "Run::act",
+        registers: &[(RAX, 0), (RCX, 0)],
+    },
+    Breach {
+        args: "rdmsr=1",
+        reason: "rdmsr",
+        detail: "msr 0x480",
+        function: "read_msr",
+        registers: &[(RCX, 0x480)],
+    },
+    Breach {
+        args: "msr=0x3a wrmsr=1",
+        reason: "wrmsr",
+        detail: "msr 0x3a",
+        function: "write_msr",
+        registers: &[(RCX, 0x3a), (RAX, 0), (RDX, 0)],
+    },
+    Breach {
+        args: "port=0x60 in=1",
+        reason: "port-in",
+        detail: "port 0x60",
+        function: "read_port",
+        registers: &[(RDX, 0x60)],
+    },
+    Breach {
+        args: "out=1",
+        reason: "port-out",
+        detail: "port 0x80",
+        function: "write_port",
+        registers: &[(RDX, 0x80)],
+    },
+    Breach {
+        args: "virt=1",
+        reason: "virtualization",
+        detail: "",
+        function: "virtualization",
+        registers: &[],
+    },
+];
+
+/// XSETBV.
+const XSETBV: &[Breach] = &[Breach {
+    args: "xsetbv=1",
+    reason: "xsetbv",
+    detail: "xcr0",
+    function: "xsetbv",
+    registers: &[(RCX, 0)],
+}];
+
+/// First touches, hypercalls, and what a program should not do at all.
+const MEMORY_AND_CALLS: &[Breach] = &[
+    Breach {
+        args: "touch=1",
+        reason: "nested-page-fault",
+        detail: "gpa 0x200000",
+        function: "read_physical",
+        registers: &[(RDX, 0x20_0000)],
+    },
+    Breach {
+        args: "foreign=0x80000000",
+        reason: "nested-page-fault",
+        detail: "gpa 0x80000000",
+        function: "read_physical",
+        registers: &[(RDX, 0x8000_0000)],
+    },
+    Breach {
+        args: "hypercall=1",
+        reason: "hypercall",
+        detail: "hypercall 0",
+        function: "Run::act",
+        registers: &[(RAX, 0)],
+    },
+    Breach {
+        args: "badcall=1",
+        reason: "hypercall",
+        detail: "hypercall 65535",
+        function: "Run::act",
+        registers: &[(RAX, 0xffff)],
+    },
+    Breach {
+        args: "wbinvd=1",
+        reason: "cache-control",
+        detail: "",
+        function: "wbinvd",
+        registers: &[],
+    },
+    Breach {
+        args: "dr=1",
+        reason: "control-register",
+        detail: "",
+        function: "read_dr7",
+        registers: &[],
+    },
+    Breach {
+        args: "triple",
+        reason: "triple-fault",
+        detail: "",
+        function: "triple_fault",
+        registers: &[],
+    },
+];
+
+/// What programs hardly ever do.
+const RARE: &[Breach] = &[
+    Breach {
+        args: "invd=1",
+        reason: "cache-control",
+        detail: "",
+        function: "invd",
+        registers: &[],
+    },
+    Breach {
+        args: "monitor=1",
+        reason: "halt",
+        detail: "",
+        function: "monitor",
+        registers: &[(RCX, 0)],
+    },
+    Breach {
+        args: "step=1",
+        reason: "exception",
+        detail: "vector 1",
+        function: "single_step",
+        registers: &[],
+    },
+];
 
 /// Each instruction that exits.
 pub(crate) fn instructions(bench: &Bench) -> Result<()> {
-    provoke(
-        bench,
-        &[
-            Breach {
-                args: "cpuid=1",
-                reason: "cpuid",
-                detail: "leaf 0x0",
-                function: "Run::act",
-                registers: &[(RAX, 0), (RCX, 0)],
-            },
-            Breach {
-                args: "rdmsr=1",
-                reason: "rdmsr",
-                detail: "msr 0x480",
-                function: "read_msr",
-                registers: &[(RCX, 0x480)],
-            },
-            Breach {
-                args: "msr=0x3a wrmsr=1",
-                reason: "wrmsr",
-                detail: "msr 0x3a",
-                function: "write_msr",
-                registers: &[(RCX, 0x3a), (RAX, 0), (RDX, 0)],
-            },
-            Breach {
-                args: "port=0x60 in=1",
-                reason: "port-in",
-                detail: "port 0x60",
-                function: "read_port",
-                registers: &[(RDX, 0x60)],
-            },
-            Breach {
-                args: "out=1",
-                reason: "port-out",
-                detail: "port 0x80",
-                function: "write_port",
-                registers: &[(RDX, 0x80)],
-            },
-            Breach {
-                args: "virt=1",
-                reason: "virtualization",
-                detail: "",
-                function: "virtualization",
-                registers: &[],
-            },
-        ],
-    )
+    provoke(bench, INSTRUCTIONS)
 }
 
 /// QEMU 7.2 does not look at SVM's intercept of XSETBV (AMD APM vol. 2,
 /// VMCB offset 10h, bit 13).
 pub(crate) fn xsetbv(bench: &Bench) -> Result<()> {
-    provoke(
-        bench,
-        &[Breach {
-            args: "xsetbv=1",
-            reason: "xsetbv",
-            detail: "xcr0",
-            function: "xsetbv",
-            registers: &[(RCX, 0)],
-        }],
-    )
+    provoke(bench, XSETBV)
 }
 
-/// First touches, hypercalls, and what a program should not do at all.
+/// Memory and hypercalls.
 pub(crate) fn memory_and_calls(bench: &Bench) -> Result<()> {
-    provoke(
-        bench,
-        &[
-            Breach {
-                args: "touch=1",
-                reason: "nested-page-fault",
-                detail: "gpa 0x200000",
-                function: "read_physical",
-                registers: &[(RDX, 0x20_0000)],
-            },
-            Breach {
-                args: "foreign=0x80000000",
-                reason: "nested-page-fault",
-                detail: "gpa 0x80000000",
-                function: "read_physical",
-                registers: &[(RDX, 0x8000_0000)],
-            },
-            Breach {
-                args: "hypercall=1",
-                reason: "hypercall",
-                detail: "hypercall 0",
-                function: "Run::act",
-                registers: &[(RAX, 0)],
-            },
-            Breach {
-                args: "badcall=1",
-                reason: "hypercall",
-                detail: "hypercall 65535",
-                function: "Run::act",
-                registers: &[(RAX, 0xffff)],
-            },
-            Breach {
-                args: "wbinvd=1",
-                reason: "cache-control",
-                detail: "",
-                function: "wbinvd",
-                registers: &[],
-            },
-            Breach {
-                args: "dr=1",
-                reason: "control-register",
-                detail: "",
-                function: "read_dr7",
-                registers: &[],
-            },
-            Breach {
-                args: "step=1",
-                reason: "exception",
-                detail: "",
-                function: "single_step",
-                registers: &[],
-            },
-            Breach {
-                args: "triple",
-                reason: "triple-fault",
-                detail: "",
-                function: "triple_fault",
-                registers: &[],
-            },
-        ],
-    )
+    provoke(bench, MEMORY_AND_CALLS)
+}
+
+/// INVD, MONITOR, a #DB; and an NMI that another core of the partition sends.
+pub(crate) fn rare(bench: &Bench) -> Result<()> {
+    let first = 1 + u32::try_from(RARE.len())?;
+    let nmi = part("nmi", "probe.elf")
+        .cores(&format!("[{first}, {}]", first + 1))
+        .args(
+            "core=0 enter=strict meet loop core=1 meet wait=100000 nmi=FIRST"
+                .replace("FIRST", &first.to_string())
+                .as_str(),
+        )
+        .may("quiesce strict")
+        .key("apic = true");
+    let ended = provoke_beside(bench, RARE, [nmi])?;
+    let violation = ended
+        .partition("nmi")?
+        .state(PartitionState::Violated)?
+        .violations(1)?
+        .violation("nmi")?;
+    let record = violation.report();
+    violation.check(
+        record.core == first && !record.backtrace.is_empty(),
+        format!("core {}", record.core),
+    )?;
+    Ok(())
+}
+
+/// Where it is shown that a reason breaks STRICT.
+enum Shown {
+    /// In one of the tables above.
+    Here,
+    /// By this case.
+    By(&'static str),
+    /// Nowhere, and why.
+    Never(&'static str),
+}
+
+/// The closed list: a reason without an answer does not compile.
+const fn shown(reason: Reason) -> Shown {
+    use Shown::{By, Here, Never};
+    match reason {
+        Reason::Cpuid
+        | Reason::Rdmsr
+        | Reason::Wrmsr
+        | Reason::PortIn
+        | Reason::PortOut
+        | Reason::Xsetbv
+        | Reason::Hypercall
+        | Reason::NestedPageFault
+        | Reason::Exception
+        | Reason::TripleFault
+        | Reason::Halt
+        | Reason::CacheControl
+        | Reason::ControlRegister
+        | Reason::Virtualization => Here,
+        Reason::ApicWrite => By("strict-send-interrupt"),
+        Reason::Interrupt => By("debug-strict-names-sender"),
+        Reason::Nmi => By("strict-rare-exits"),
+        Reason::Kick => {
+            Never("it is the operator's, and no violation: `operator-touches-no-other`")
+        }
+        Reason::Init | Reason::Sipi => {
+            Never("nobody can send one: the hypervisor emulates every guest's (`hostile-apic`)")
+        }
+        Reason::TaskSwitch => {
+            Never("long mode has none; a program that leaves it first could have one on Intel")
+        }
+        Reason::MachineCheck => Never("no guest can cause one, and neither machine can be told to"),
+        Reason::EntryFailure => {
+            Never("a guest state that a processor refuses is a bug of the hypervisor")
+        }
+        Reason::Other => Never("an exit that is known is none of these"),
+    }
+}
+
+/// Each reason there is has been thought of, and those of the tables are in
+/// them.
+pub(crate) fn every_reason(_bench: &Bench) -> Result<()> {
+    let tables = [INSTRUCTIONS, XSETBV, MEMORY_AND_CALLS, RARE];
+    for &reason in Reason::ALL {
+        let mut breaches = tables.iter().copied().flatten();
+        let here = breaches.any(|breach| breach.reason == reason.name());
+        let holds = match shown(reason) {
+            Shown::Here => here,
+            Shown::By(case) => !here && crate::CASES.iter().any(|known| known.name == case),
+            Shown::Never(why) => !here && !why.is_empty(),
+        };
+        anyhow::ensure!(
+            holds,
+            "{}: no case shows that it breaks STRICT",
+            reason.name()
+        );
+    }
+    Ok(())
 }
 
 /// Leaving STRICT by `set_dataplane(0)` is no violation, nor is what follows.

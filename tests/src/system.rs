@@ -44,6 +44,7 @@ enum Setting {
     ManifestBlob(Vec<u8>),
     HypervisorWords(String),
     MachineArgument(String),
+    Symbols(PathBuf),
     Witness,
 }
 
@@ -195,6 +196,13 @@ impl System {
         self.with(Setting::MachineArgument(argument.into()))
     }
 
+    /// Names addresses in Linux's kernel by `file`: what /proc/kallsyms shows
+    /// root, or a System.map; of a kernel booted with `nokaslr`.
+    #[must_use]
+    pub fn symbols(self, file: impl Into<PathBuf>) -> Self {
+        self.with(Setting::Symbols(file.into()))
+    }
+
     /// Lets the machine itself write down every VM exit, for
     /// [`Ended::testimony`]. Under QEMU only with [`Accel::Tcg`].
     #[must_use]
@@ -302,6 +310,7 @@ fn apply(run: Run, setting: Setting) -> Run {
         Setting::ManifestBlob(bytes) => run.manifest_blob(bytes),
         Setting::HypervisorWords(words) => run.hypervisor_words(&words),
         Setting::MachineArgument(argument) => run.machine_argument(argument),
+        Setting::Symbols(file) => run.symbols(file),
         Setting::Witness => run.witness(true),
     }
 }

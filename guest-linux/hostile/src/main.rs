@@ -12,12 +12,20 @@
 //! | `memory START LENGTH` | reads and writes that physical range, page by page |
 //! | `beyond` | reads physical addresses where nothing is, up to 2^39 |
 //! | `dma DEVICE ADDRESS…` | has QEMU's `edu` device DEVICE (0000:00:03.0) copy within our own memory, then write to each ADDRESS and read it back |
+//! | `ipi ID VECTOR` | has this core's xAPIC send VECTOR to the core with APIC ID ID |
+//! | `flood ADDRESS VALUE COUNT` | stores VALUE, eight bytes, at a physical address, COUNT times with a short sleep between |
+//! | `kexec KERNEL INITRD CMDLINE` | starts another kernel in place of this one |
 //! | `reset` | writes the reset control register 0xcf9 |
+//!
+//! As the first process of a machine (of that other kernel) it says how many
+//! processors there are, and powers off.
 //!
 //! Each prints what it counted as `NAME: key=number …`.
 
+mod apic;
 mod dma;
 mod interrupts;
+mod kexec;
 mod memory;
 mod msrs;
 mod ports;
@@ -49,6 +57,15 @@ fn main() -> Result<()> {
             let addresses: Result<Vec<u64>> = (2..arguments.len()).map(number).collect();
             dma::aim(device, &addresses?)
         }
-        _ => bail!("msrs, ports, pci, function, forge, sleep, reset, memory, beyond or dma"),
+        Some("flood") => memory::flood(number(1)?, number(2)?, number(3)?),
+        Some("ipi") => apic::send(number(1)?, number(2)?),
+        Some("kexec") => match arguments.get(1..).unwrap_or(&[]) {
+            [kernel, initrd, command_line] => kexec::load_and_go(kernel, initrd, command_line),
+            _ => bail!("kexec KERNEL INITRD CMDLINE"),
+        },
+        None if std::process::id() == 1 => kexec::arrived(),
+        _ => bail!(
+            "msrs, ports, pci, function, forge, sleep, reset, memory, beyond, dma, flood, ipi or kexec"
+        ),
     }
 }

@@ -6,12 +6,14 @@ use std::io::Error;
 use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 const PAGE: usize = 4096;
 
-fn open() -> Result<File> {
+pub(crate) fn open() -> Result<File> {
     File::options()
         .read(true)
         .write(true)
@@ -20,7 +22,7 @@ fn open() -> Result<File> {
 }
 
 /// Maps the page at physical `address`; `None` where Linux refuses.
-fn map(file: &File, address: u64) -> Option<*mut u64> {
+pub(crate) fn map(file: &File, address: u64) -> Option<*mut u64> {
     let offset = i64::try_from(address).ok()?;
     // SAFETY: a new mapping.
     let page = unsafe {
@@ -98,6 +100,18 @@ pub(crate) fn sweep(start: u64, length: u64) -> Result<()> {
         unmap(page);
     }
     println!("memory: ones={ones} other={other} denied={denied}");
+    Ok(())
+}
+
+pub(crate) fn flood(address: u64, value: u64, count: u64) -> Result<()> {
+    const PAUSE: Duration = Duration::from_micros(100);
+    let page = map(&open()?, address & !0xfff).context("Linux keeps that page")?;
+    let offset = usize::try_from(address & 0xfff)? / size_of::<u64>();
+    for _ in 0..count {
+        // SAFETY: inside the page that has just been mapped.
+        unsafe { page.add(offset).write_volatile(value) };
+        thread::sleep(PAUSE);
+    }
     Ok(())
 }
 

@@ -60,7 +60,8 @@ pub enum BusySource {
     Timer = 2,
     /// Another LVT entry is unmasked.
     Lvt = 3,
-    /// A management request (stop, restart, flush) is outstanding.
+    /// Management requests (stop, restart, flags, flush) do not cease, or other
+    /// cores did not stand still for a look at the routes.
     Management = 4,
     /// An interrupt is routed at this core.
     Route = 5,

@@ -355,6 +355,46 @@ mod tests {
         assert_eq!((records.len(), written, lost), (1, 2, 1));
     }
 
+    /// Every record that is read while the core writes is whole, and comes in
+    /// order.
+    #[test]
+    fn the_ring_is_read_while_it_is_written() {
+        const RECORDS: u64 = 200_000;
+        let ring = ring();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for tsc in 1..=RECORDS {
+                    ring.append(&TraceRecord {
+                        tsc,
+                        rip: tsc,
+                        qualification: tsc,
+                        cr3: tsc,
+                        cycles: tsc,
+                        sender_rip: tsc,
+                        ..TraceRecord::default()
+                    });
+                }
+            });
+            let mut last = 0;
+            while last < RECORDS {
+                let mut previous = 0;
+                let (written, lost) = ring.read(|record| {
+                    let words = [record.tsc, record.rip, record.qualification];
+                    let more = [record.cr3, record.cycles, record.sender_rip];
+                    assert_eq!(words, [record.sequence; 3]);
+                    assert_eq!(more, [record.sequence; 3]);
+                    assert!(record.sequence > previous);
+                    previous = record.sequence;
+                });
+                assert!(written >= last && lost <= written);
+                last = written;
+            }
+        });
+        let (records, written, lost) = read(&ring);
+        assert_eq!(written, RECORDS);
+        assert_eq!(records.len() as u64, RECORDS - lost);
+    }
+
     #[test]
     fn return_addresses_go_on() {
         let record = TraceRecord::continuation(&[1, 2, 3, 4, 5, 6]);

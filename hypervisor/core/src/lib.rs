@@ -8,6 +8,7 @@ pub mod decode;
 pub mod elf;
 pub mod icr;
 pub mod iommu;
+pub mod lvt;
 pub mod memory;
 pub mod mtrr;
 pub mod multiboot;

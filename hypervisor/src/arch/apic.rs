@@ -3,6 +3,8 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use cloister_abi::trace::InterruptKind;
+use cloister_core::lvt;
 use raw_cpuid::CpuId;
 use x86::msr::IA32_APIC_BASE;
 
@@ -336,25 +338,23 @@ pub(crate) fn live_lvt() -> Option<Register> {
     lvts().find(|&lvt| lvt != Register::LvtTimer && read(lvt) & LVT_MASKED == 0)
 }
 
-/// The LVT entry that delivers `vector`, which the processor has just taken: an
-/// open one with that vector, or an open pin of the legacy controller (ExtINT)
-/// if the local APIC has not put the vector in service.
-pub(crate) fn lvt_with(vector: u8) -> Option<Register> {
-    const FIXED: u32 = 0;
-    const EXTERNAL: u32 = 7;
-    let in_service = || {
-        let word = Register::InService as u16 + u16::from(vector / 32) * 16;
-        read_at(word) >> (vector % 32) & 1 != 0
-    };
-    lvts().find(|&lvt| {
-        let entry = read(lvt);
-        entry & LVT_MASKED == 0
-            && match entry >> 8 & 7 {
-                FIXED => entry.to_le_bytes()[0] == vector,
-                EXTERNAL => !in_service(),
-                _ => false,
-            }
-    })
+/// The LVT entry that delivers `vector`, which the processor has just taken.
+pub(crate) fn lvt_with(vector: u8) -> Option<InterruptKind> {
+    let word = Register::InService as u16 + u16::from(vector / 32) * 16;
+    let in_service = read_at(word) >> (vector % 32) & 1 != 0;
+    let entries = lvts().map(|lvt| (kind_of(lvt), read(lvt)));
+    lvt::source(entries, vector, in_service)
+}
+
+const fn kind_of(lvt: Register) -> InterruptKind {
+    match lvt {
+        Register::LvtTimer => InterruptKind::Timer,
+        Register::LvtPerformance => InterruptKind::Performance,
+        Register::LvtThermal => InterruptKind::Thermal,
+        Register::LvtError => InterruptKind::Error,
+        Register::LvtCmci => InterruptKind::Cmci,
+        _ => InterruptKind::Lint,
+    }
 }
 
 /// Whether the timer can fire: not masked, and armed.

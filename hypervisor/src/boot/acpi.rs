@@ -4,7 +4,7 @@ use core::cell::Cell;
 use core::ptr::NonNull;
 
 use acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
-use cloister_core::acpi::{Fadt, MadtCore, Signature, madt_cores, sleep_type_s5};
+use cloister_core::acpi::{Fadt, MadtCore, Signature, hide_sleep_states, madt_cores, sleep_type};
 use heapless::Vec;
 
 use crate::boot::info::BootInfo;
@@ -29,8 +29,8 @@ pub(crate) struct Firmware {
     /// Enabled cores, the boot core first, then in MADT order.
     pub(crate) cores: Vec<MadtCore, { cloister_abi::MAX_CORES }>,
     pub(crate) fadt: Option<Fadt>,
-    /// SLP_TYP values for S5, of PM1a and PM1b.
-    pub(crate) s5: Option<(u8, u8)>,
+    /// SLP_TYP values for S1 to S5, of PM1a and PM1b.
+    pub(crate) sleep_types: [Option<(u8, u8)>; 5],
 }
 
 /// Memory is identity-mapped, so mapping is naming. Remembers the last
@@ -89,7 +89,13 @@ impl Firmware {
         firmware.read_cores(boot_apic_id)?;
         if let Some(table) = firmware.table(b"FACP") {
             let fadt = Fadt::parse(table).map_err(|_| "the ACPI FADT is damaged")?;
-            firmware.s5 = dsdt(&fadt).and_then(sleep_type_s5);
+            // SAFETY: nobody has looked at the DSDT before.
+            if let Some(dsdt) = unsafe { dsdt(&fadt) } {
+                firmware.sleep_types = [1, 2, 3, 4, 5].map(|state| sleep_type(dsdt, state));
+                // No core may sleep while a partition runs: Linux is not to ask
+                // for it. Firmware makes its tables anew at every boot.
+                hide_sleep_states(dsdt);
+            }
             firmware.fadt = Some(fadt);
         }
         Ok(firmware)
@@ -127,25 +133,25 @@ impl Firmware {
 }
 
 /// The DSDT that the FADT names.
-pub(crate) fn dsdt(fadt: &Fadt) -> Option<&'static [u8]> {
-    const HEADER: usize = 36;
+///
+/// # Safety
+/// There is no other reference to it.
+unsafe fn dsdt(fadt: &Fadt) -> Option<&'static mut [u8]> {
+    const HEADER: u64 = 36;
     const FOUR_GIB: u64 = 1 << 32;
-    if fadt.dsdt == 0 || fadt.dsdt + HEADER as u64 > FOUR_GIB {
+    if fadt.dsdt == 0 || fadt.dsdt + HEADER > FOUR_GIB {
         return None;
     }
-    let address = fadt.dsdt as *const u8;
-    // SAFETY: below 4 GiB, so mapped; the FADT says that a table is there.
-    let header = unsafe { core::slice::from_raw_parts(address, HEADER) };
-    let length = header
-        .get(4..8)
-        .and_then(|bytes| bytes.try_into().ok())
-        .map(u32::from_le_bytes)?;
-    let length = usize::try_from(length)
-        .ok()
-        .filter(|&length| length >= HEADER)?;
-    if fadt.dsdt + length as u64 > FOUR_GIB {
+    let address = fadt.dsdt as *mut u8;
+    // SAFETY: below 4 GiB, so mapped; the FADT says that a table is there. The
+    // header has its length at offset 4.
+    let length = unsafe { address.add(4).cast::<u32>().read_unaligned() };
+    let length = u64::from(length);
+    if length < HEADER || fadt.dsdt + length > FOUR_GIB {
         return None;
     }
-    // SAFETY: as above, for the length that its header states.
-    Some(unsafe { core::slice::from_raw_parts(address, length) })
+    let length = usize::try_from(length).ok()?;
+    // SAFETY: as above, for the length that its header states; the caller
+    // vouches for nobody else.
+    Some(unsafe { core::slice::from_raw_parts_mut(address, length) })
 }

@@ -8,7 +8,7 @@ use crate::boot::acpi::Firmware;
 /// report is out.
 pub(crate) fn off(firmware: &Firmware) -> ! {
     const SLP_EN: u32 = 1 << 13;
-    if let (Some(fadt), Some((a, b))) = (&firmware.fadt, firmware.s5) {
+    if let (Some(fadt), Some((a, b))) = (&firmware.fadt, firmware.sleep_types[4]) {
         let command = |kind: u8| u32::from(kind) << 10 | SLP_EN;
         // SAFETY: the registers are the firmware's for this very purpose, and
         // nothing runs any more.

@@ -23,6 +23,10 @@ const ROUNDS: u32 = 20_000;
 /// core counts as there to stay.
 const ROUTE_LOOKS: u32 = 3;
 
+/// How many requests of management are served while a core waits to be quiet.
+/// With more, the operator is at work on it.
+const REQUESTS: u32 = 3;
+
 /// Serves the call. The value for RAX: previous flags or error.
 pub(crate) fn set<V: Vendor>(
     core: &mut Core<V>,
@@ -120,6 +124,7 @@ fn quiesce<V: Vendor>(
     let own_apic = partition.config.apic;
     let mut source = BusySource::Management;
     let mut looks = ROUTE_LOOKS;
+    let mut requests = REQUESTS;
     for _ in 0..ROUNDS {
         if !own_apic {
             apic::silence(true);
@@ -130,6 +135,10 @@ fn quiesce<V: Vendor>(
                 return Ok(Next::Park);
             }
             source = BusySource::Management;
+            let Some(left) = requests.checked_sub(1) else {
+                return Err(source);
+            };
+            requests = left;
         } else if let Some(live) = live_source() {
             source = live;
             if !own_apic {

@@ -147,6 +147,7 @@ impl<'a> Run<'a> {
             Action::Xsetbv => (Some(Reason::Xsetbv), provoke::xsetbv()),
             Action::Virt => (Some(Reason::Virtualization), provoke::virtualization()),
             Action::Wbinvd => (Some(Reason::CacheControl), provoke::wbinvd()),
+            Action::Invd => (Some(Reason::CacheControl), provoke::invd()),
             Action::Dr => (Some(Reason::ControlRegister), provoke::read_dr7()),
             Action::Monitor => (Some(Reason::Halt), provoke::monitor()),
             Action::Apic => (Some(Reason::ApicWrite), self.write_apic()?),

@@ -13,7 +13,7 @@
 //! | `touch=N` | reads N places never touched before. Memory is mapped on first touch by the largest page that fits, so they are 2 MiB apart, or 1 GiB apart from 1 GiB of memory on | N nested-page-fault; 0 after POPULATE |
 //! | `xsetbv=N` | XSETBV of what XCR0 holds | N xsetbv |
 //! | `virt=N` | VMRUN (AMD), VMXON (Intel); goes on after #UD | N virtualization |
-//! | `wbinvd=N`, `dr=N`, `monitor=N` | WBINVD, MOV from DR7, MONITOR | N cache-control, control-register, halt |
+//! | `wbinvd=N`, `invd=N`, `dr=N`, `monitor=N` | WBINVD, INVD, MOV from DR7, MONITOR | N cache-control twice, control-register, halt |
 //! | `step=N` | single-steps one instruction; its own handler takes the #DB | N exception |
 //! | `apic=N` | writes the EOI register of the xAPIC page. Without `apic = true` this ends the partition | N apic-write |
 //! | `tlb=N` | writes CR3 | 0 |
@@ -108,6 +108,8 @@ named! {
     Virt = "virt",
     /// WBINVD.
     Wbinvd = "wbinvd",
+    /// INVD.
+    Invd = "invd",
     /// MOV from DR7.
     Dr = "dr",
     /// MONITOR.

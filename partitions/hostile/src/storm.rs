@@ -247,7 +247,7 @@ fn with_apic(controller: Apic, kind: &str) -> Outcome {
                         (0xf0, 0x1ff),
                         (0x3e0, 0xb),
                         (0x320, PERIODIC | 0x40),
-                        (0x380, 2000),
+                        (0x380, 50_000),
                     ] {
                         // SAFETY: as above.
                         let _ = unsafe {
@@ -260,7 +260,7 @@ fn with_apic(controller: Apic, kind: &str) -> Outcome {
                         (0x80f, 0x1ff),
                         (0x83e, 0xb),
                         (0x832, PERIODIC | 0x40),
-                        (0x838, 2000),
+                        (0x838, 50_000),
                     ] {
                         let _ = raw::wrmsr(index, value);
                     }

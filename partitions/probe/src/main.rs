@@ -7,11 +7,13 @@
 //! | `meet` | waits until all cores have come to as many of these |
 //! | `enter=A+B`, `leave` | set_dataplane, which must succeed |
 //! | `busy=SOURCE` | set_dataplane(QUIESCE), which must fail with this source and change nothing |
+//! | `until-busy=SOURCE` | set_dataplane(QUIESCE) until it fails with this source |
 //! | `timer=COUNT` | arms the APIC timer, vector 0x40, one shot |
 //! | `lvt` | unmasks the LVT entry of APIC errors (xAPIC only) |
 //! | `quiet` | stops the timer and masks both |
 //! | `send=VECTOR` | an interrupt to this core: one apic-write exit |
 //! | `ipi=ID:VECTOR` | an interrupt to the core with APIC ID ID |
+//! | `nmi=ID` | an NMI to the core with APIC ID ID |
 //! | `inside=VECTOR` | the same as `send`, with a handler that does `busy=in-service-vector` |
 //! | `sti`, `cli` | interrupts on, off |
 //! | `caught=N` | with interrupts off: waits until N were caught since quiesce, by DEBUG |
@@ -47,7 +49,7 @@ const ERROR_VECTOR: u32 = 0x41;
 /// Register").
 const DIVIDE_BY_128: u32 = 0b1010;
 /// How long `taken` and `meet` wait, TSC cycles.
-const PATIENCE: u64 = 20_000_000_000;
+const PATIENCE: u64 = 100_000_000_000;
 
 /// What [`PRISTINE`] holds in the image.
 const MARK: u64 = 0x0123_4567_89ab_cdef;
@@ -112,6 +114,7 @@ impl Probe<'_> {
             ("enter", _) => args::flags(value).is_some_and(|flags| self.enter(flags)),
             ("leave", _) => self.enter(Dataplane::empty()),
             ("busy", _) => self.busy(value),
+            ("until-busy", _) => self.until_busy(value),
             ("sti", _) => {
                 interrupts::enable();
                 true
@@ -171,6 +174,7 @@ impl Probe<'_> {
             ("send", Some(vector)) => apic::send_self(apic, vector).is_ok(),
             ("inside", Some(vector)) => self.inside(apic, vector),
             ("ipi", _) => ipi(apic, value),
+            ("nmi", Some(id)) => apic::send_nmi(apic, id.into()).is_ok(),
             _ => false,
         }
     }
@@ -197,6 +201,15 @@ impl Probe<'_> {
         }
         let after = self.partition.own_counters().dataplane.load(Relaxed);
         self.compare("flags after an error", after, before)
+    }
+
+    fn until_busy(&mut self, source: &str) -> bool {
+        let met = wait_until(|| {
+            let result = set_dataplane(Dataplane::QUIESCE);
+            matches!(result, Err(DataplaneError::Busy(got)) if got.name() == source)
+        });
+        println!("probe: until busy {source}");
+        self.compare("busy at last", u64::from(met), 1)
     }
 
     /// Takes the interrupt, and asks for QUIESCE in its handler.

@@ -90,6 +90,21 @@ pub fn send(apic: Apic, destination: u32, vector: u8) -> Result<(), Fault> {
     write_at(apic, ICR, low, 0)
 }
 
+/// Sends an NMI to the core with APIC ID `destination`, as [`send`] does.
+///
+/// # Errors
+/// As [`send`].
+#[inline(never)]
+pub fn send_nmi(apic: Apic, destination: u32) -> Result<(), Fault> {
+    const DELIVERY_NMI: u32 = 4 << 8;
+    let low = ICR_ASSERT | DELIVERY_NMI;
+    if apic == Apic::X2apic {
+        return write_at(apic, ICR, low, destination);
+    }
+    write_at(apic, ICR_HIGH, destination << 24, 0)?;
+    write_at(apic, ICR, low, 0)
+}
+
 /// Sends an interrupt with `vector` to this core by the shorthand: one exit.
 ///
 /// # Errors

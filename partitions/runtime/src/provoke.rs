@@ -160,6 +160,16 @@ pub fn wbinvd() -> Result<(), Fault> {
     unsafe { recover!("wbinvd", "2b") }
 }
 
+/// INVD.
+///
+/// # Errors
+/// The exception it raised.
+#[inline(never)]
+pub fn invd() -> Result<(), Fault> {
+    // SAFETY: the hypervisor never lets a partition throw caches away.
+    unsafe { recover!("invd", "2b") }
+}
+
 /// MOV from DR7.
 ///
 /// # Errors

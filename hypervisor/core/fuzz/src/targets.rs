@@ -13,9 +13,11 @@ use cloister_core::elf::Program;
 use cloister_core::icr::{self, DeliveryMode, Ipi, LogicalId, OwnCore};
 use cloister_core::iommu::{self, Reserved};
 use cloister_core::multiboot;
+use cloister_core::pci;
 use cloister_core::policy::io::{self, IoFacts, PortAccess};
 use cloister_core::policy::msr::{self, MsrContext};
 use cloister_core::policy::{Guest, Vendor, dataplane};
+use cloister_core::route::Route;
 use cloister_core::walk::{self, Access, Paging};
 
 /// A target.
@@ -39,6 +41,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("ipi", ipi),
     ("walk", walk),
     ("backtrace", backtrace),
+    ("scan", scan),
+    ("route", route),
+    ("pci", pci),
 ];
 
 /// Takes numbers off the front of the input; 0 where it has ended.
@@ -104,6 +109,9 @@ pub fn madt(data: &[u8]) {
         // An entry has at least two bytes.
         assert!(cores.count() <= data.len());
     }
+    if let Ok(io_apics) = acpi::madt_io_apics(data) {
+        assert!(io_apics.count() <= data.len());
+    }
     let mut copy = vec![0; data.len()];
     let Ok(length) = acpi::filter_madt(data, &keep, &mut copy) else {
         return;
@@ -133,6 +141,11 @@ pub fn aml(data: &[u8]) {
     for state in 0..=6 {
         let _ = acpi::sleep_type(data, state);
     }
+    let mut table = data.to_vec();
+    let found = (1..=4).filter(|&state| acpi::sleep_type(data, state).is_some());
+    assert!(acpi::hide_sleep_states(&mut table) >= found.count());
+    assert!((1..=4).all(|state| acpi::sleep_type(&table, state).is_none()));
+    assert_eq!(table.len(), data.len());
 }
 
 /// The MCFG.
@@ -438,4 +451,86 @@ pub fn backtrace(data: &[u8]) {
     assert_eq!(frames.first(), Some(&rip));
     assert!(frames.len() <= BACKTRACE_FRAMES);
     assert!(reads <= 2 * BACKTRACE_FRAMES);
+}
+
+/// A kernel's stack without frame pointers, searched for return addresses.
+pub fn scan(data: &[u8]) {
+    let mut input = Input(data);
+    let (rip, rsp) = (input.u64(), input.u64());
+    let mut reads = 0;
+    let read = |address: u64| {
+        assert!(address.is_multiple_of(8));
+        reads += 1;
+        memory(input.0, address)
+    };
+    let code = |address: u64| {
+        let [bytes @ .., _] = memory(input.0, address & !7)?.to_le_bytes();
+        Some(bytes)
+    };
+    let frames = walk::scan(read, code, rip, rsp);
+    assert_eq!(frames.first(), Some(&rip));
+    assert!(frames.len() <= BACKTRACE_FRAMES);
+    // Of the kernel's text only, and only so much of the stack.
+    assert!(
+        frames
+            .iter()
+            .skip(1)
+            .all(|frame| frame >> 31 == (1 << 33) - 1)
+    );
+    assert!(reads <= 256);
+}
+
+/// Redirection entries and messages, which Linux writes as it likes: whoever is
+/// reached is reached by an interrupt that is not masked.
+pub fn route(data: &[u8]) {
+    let mut input = Input(data);
+    let (low, high) = (input.u32(), input.u32());
+    let (address, word) = (input.u64(), input.u32());
+    let core = OwnCore {
+        apic_id: input.u32() % 256,
+        logical: LogicalId::from_xapic(input.u32(), input.u32()),
+    };
+    let pin = Route::from_redirection(low, high);
+    assert!(pin.is_none() || low >> 16 & 1 == 0);
+    let message = Route::from_message(address, word);
+    assert!(message.is_none() || address >> 20 == 0xfee);
+    for (route, vector) in [(pin, low), (message, word)] {
+        if let Some(route) = route {
+            assert_eq!(route.vector, vector.to_le_bytes()[0]);
+            let _ = route.reaches(core);
+        }
+    }
+    // A physical destination is met by one APIC ID, or by all.
+    if let Some(route) = pin.filter(|_| low >> 11 & 1 == 0) {
+        let reached = [high >> 24, 0xff].contains(&core.apic_id) || high >> 24 == 0xff;
+        assert!(reached || !route.reaches(core));
+    }
+}
+
+/// Accesses to the configuration space of the control function: what identifies
+/// it stays, and a BAR decodes nothing that is not its own size.
+pub fn pci(data: &[u8]) {
+    const SIZES: [u32; 6] = [0x1000, 0, 1 << 20, 0, 2 << 20, 0];
+    let mut input = Input(data);
+    let identity = pci::Identity {
+        vendor: 0x1af4,
+        device: 0x10f5,
+        subsystem: 0x434c,
+        class: 0xff_0000,
+        revision: 0,
+        multifunction: false,
+    };
+    let mut function = pci::Function::new(&identity, &SIZES);
+    let (id, class) = (function.read(0, 4), function.read(8, 4));
+    for _ in 0..32 {
+        let (offset, width, value) = (input.u16(), input.u8(), input.u32());
+        function.write(offset, width, value);
+        let _ = function.read(offset, width);
+        assert_eq!((function.read(0, 4), function.read(8, 4)), (id, class));
+        for (index, size) in SIZES.into_iter().enumerate() {
+            let window = function.window(index);
+            assert!(window.is_none_or(|at| size != 0 && at.is_multiple_of(size)));
+        }
+        assert_eq!(function.window(usize::from(offset).max(6)), None);
+    }
 }

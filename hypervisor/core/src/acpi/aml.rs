@@ -4,6 +4,7 @@
 //! SLP_TYP for PM1a and PM1b (ACPI 6.5 §7.4.2); its encoding is that of
 //! ACPI 6.5 §20.2.
 
+use super::seal;
 use crate::bytes;
 
 const NAME_OP: u8 = 0x08;
@@ -31,6 +32,31 @@ pub fn sleep_type(aml: &[u8], state: u8) -> Option<(u8, u8)> {
     let digit = char::from_digit(u32::from(state), 10)?;
     let name = [b'_', b'S', u8::try_from(digit).ok()?, b'_'];
     (0..aml.len()).find_map(|at| package_at(aml.get(at..)?, &name))
+}
+
+/// Hides the sleep states S1 to S4 in the DSDT or an SSDT `table`, header
+/// included: the objects get other names, and the checksum is made right again.
+/// An operating system then does not offer them. Returns how many there were.
+pub fn hide_sleep_states(table: &mut [u8]) -> usize {
+    const HIDDEN: u8 = b'X';
+    let mut hidden = 0;
+    for state in b'1'..=b'4' {
+        for at in 0..table.len() {
+            let rest = table.get(at..).unwrap_or(&[]);
+            if package_at(rest, &[b'_', b'S', state, b'_']).is_none() {
+                continue;
+            }
+            let name = at + 1 + usize::from(rest.get(1) == Some(&ROOT_CHAR));
+            if let Some(first) = table.get_mut(name) {
+                *first = HIDDEN;
+                hidden += 1;
+            }
+        }
+    }
+    if hidden > 0 {
+        seal(table);
+    }
+    hidden
 }
 
 /// The first two elements of the package, if `aml` starts with the definition

@@ -12,7 +12,7 @@ mod root;
 
 use core::fmt;
 
-pub use aml::{sleep_type, sleep_type_s5};
+pub use aml::{hide_sleep_states, sleep_type, sleep_type_s5};
 pub use fadt::{AddressSpace, Fadt, Register, Reset};
 pub use madt::{IoApic, MadtCore, MadtCores, filter_madt, madt_cores, madt_io_apics};
 pub use mcfg::{Ecam, ecam};

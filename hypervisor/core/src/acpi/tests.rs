@@ -239,6 +239,26 @@ fn sleep_types_of_real_tables() {
 }
 
 #[test]
+fn hidden_sleep_states_are_not_found() {
+    let mut table = [&[0; 36][..], &testdata::bytes(testdata::SLEEP_AML)].concat();
+    seal(&mut table);
+    let before = table.clone();
+    assert_eq!(hide_sleep_states(&mut table), 2);
+    assert_eq!(checksum(&table), 0);
+    for state in 1..=4 {
+        assert_eq!(sleep_type(&table, state), None);
+    }
+    assert_eq!(sleep_type_s5(&table), Some((0, 0)));
+    // Two names and the checksum.
+    let changed = table.iter().zip(&before).filter(|(a, b)| a != b).count();
+    assert_eq!(changed, 3);
+    assert_eq!(hide_sleep_states(&mut table), 0);
+    let mut other = [&[0; 36][..], b"\x08\\_S1_\x12\x06\x04\x01\x01\x00\x00"].concat();
+    assert_eq!(hide_sleep_states(&mut other), 1);
+    assert_eq!(sleep_type(&other, 1), None);
+}
+
+#[test]
 fn sleep_type_encodings() {
     let s5 = |package: &[u8]| sleep_type_s5(&[b"\x00\x08\\_S5_", package].concat());
     assert_eq!(s5(b"\x12\x06\x02\x0a\x07\x0a\x05"), Some((7, 5)));
