@@ -57,8 +57,8 @@ fn bring_up<V: Vendor>(info: &BootInfo) -> ! {
     setup::or_stop(setup::devices(&mut pci, manifest));
     let system = setup::system::<V>(info, manifest, firmware, pci, iommu, &mut memory);
     let system = setup::or_stop(system);
-    setup::or_stop(setup::confine_devices(system));
     routes::find(system);
+    setup::or_stop(setup::confine_devices(system));
     report::boot(V::NAME, system.cores);
     provoke::on_request(&info.command_line);
     smp::release(run::enter::<V>, system);

@@ -100,6 +100,13 @@ pub(crate) fn find<V: Vendor>(system: &System<V>) {
     }
 }
 
+/// Masks all pins, before any guest runs.
+pub(crate) fn mask_all() {
+    for io_apic in &SNAPSHOT.lock().io_apics {
+        hardware::pins(io_apic, |_, _, _| true);
+    }
+}
+
 /// Reads all routes. Whoever else uses the index registers stands still.
 fn read(snapshot: &mut Snapshot, functions: &[FunctionInfo]) {
     let routes = &mut snapshot.routes;

@@ -25,13 +25,14 @@ use crate::boot::smp;
 use crate::boot::topology::smt_siblings;
 use crate::control::{self, Control, Failure};
 use crate::cores;
-use crate::iommu::Iommu;
+use crate::iommu::{Iommu, guest};
 use crate::partition::Partition;
 use crate::partition::channels::Channels;
 use crate::partition::linux::{self, Linux, Source};
 use crate::partition::load;
 use crate::pci::{self, Pci};
 use crate::report;
+use crate::routes;
 use crate::system::System;
 use crate::virt::Vendor;
 
@@ -444,7 +445,7 @@ fn linux_memory(memory: &Claimed) -> Vec<Range, E820_ENTRIES> {
 
 /// Switches the IOMMU on. Its faults are announced to the first core of Linux,
 /// or to one that nobody owns: a partition's core is not disturbed.
-pub(crate) fn confine_devices<V: Vendor>(system: &System<V>) -> Result<(), Complaint> {
+pub(crate) fn confine_devices<V: Vendor>(system: &'static System<V>) -> Result<(), Complaint> {
     let Some(iommu) = &system.iommu else {
         return Ok(());
     };
@@ -458,6 +459,12 @@ pub(crate) fn confine_devices<V: Vendor>(system: &System<V>) -> Result<(), Compl
     }
     iommu.enable(core.map(|core| cores::core(core).apic_id()))?;
     report::iommu(iommu.name());
+    if iommu.remaps_interrupts() {
+        // What the firmware left open is in the usual format.
+        routes::mask_all();
+        iommu.enable_interrupts()?;
+        guest::begin(iommu, system.pci.functions, system.pool);
+    }
     Ok(())
 }
 

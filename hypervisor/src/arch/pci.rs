@@ -10,6 +10,7 @@ use cloister_core::pci::{Address, ConfigSpace};
 use spin::{Mutex, MutexGuard, Once};
 
 use crate::arch::{cpu, paging};
+use crate::iommu::guest;
 
 /// Configuration address.
 const ADDRESS: u16 = 0xcf8;
@@ -53,8 +54,32 @@ impl Config {
         Some(DATA + offset % 4)
     }
 
-    /// Reads `width` (1, 2 or 4) bytes at `offset`, inside one register.
+    /// Reads `width` (1, 2 or 4) bytes at `offset`, inside one register. Of
+    /// messages that are remapped, what was written.
     pub(crate) fn read_part(&self, at: Address, offset: u16, width: u8) -> u32 {
+        let raw = |offset| self.raw_read(at, offset, 4);
+        match guest::read_config(at, offset & !3, raw) {
+            Some(register) => cloister_core::pci::part(register, offset, width),
+            None => self.raw_read(at, offset, width),
+        }
+    }
+
+    /// Writes them. What may be written is decided by `cloister_core::pci`.
+    pub(crate) fn write_part(&mut self, at: Address, offset: u16, width: u8, value: u32) {
+        let this = &mut *self;
+        let raw = |offset, value| match value {
+            Some(value) => {
+                this.raw_write(at, offset, 4, value);
+                value
+            }
+            None => this.raw_read(at, offset, 4),
+        };
+        if !guest::write_config(at, (offset, width, value), raw) {
+            self.raw_write(at, offset, width, value);
+        }
+    }
+
+    fn raw_read(&self, at: Address, offset: u16, width: u8) -> u32 {
         if let Some(port) = self.select(at, offset) {
             // SAFETY: reading configuration space has no effect on memory.
             return unsafe { cpu::port_in(port, width) };
@@ -63,8 +88,7 @@ impl Config {
         cloister_core::pci::part(register.unwrap_or(u32::MAX), offset, width)
     }
 
-    /// Writes them. What may be written is decided by `cloister_core::pci`.
-    pub(crate) fn write_part(&mut self, at: Address, offset: u16, width: u8, value: u32) {
+    fn raw_write(&mut self, at: Address, offset: u16, width: u8, value: u32) {
         if let Some(port) = self.select(at, offset) {
             // SAFETY: the decision is that no function reaches the
             // hypervisor's memory by this.

@@ -12,6 +12,7 @@ use cloister_core::route::Route;
 
 use crate::arch::paging::{device_read, device_write};
 use crate::arch::pci::Config;
+use crate::iommu::guest;
 
 /// Offset of the index register (82093AA datasheet, 3.1).
 const SELECT: u64 = 0x00;
@@ -22,8 +23,8 @@ const TABLE: u32 = 0x10;
 /// Redirection entry: masked.
 const MASKED: u32 = 1 << 16;
 
-/// Gives each pin's global system interrupt and the halves of its entry to
-/// `sink`. Returning `true` it has the pin masked.
+/// Gives each pin's global system interrupt and the halves of its entry, as
+/// they were written, to `sink`. Returning `true` it has the pin masked.
 pub(crate) fn pins(io_apic: &IoApic, mut sink: impl FnMut(u32, u32, u32) -> bool) {
     let base = u64::from(io_apic.address);
     let register = |index: u32| {
@@ -36,8 +37,10 @@ pub(crate) fn pins(io_apic: &IoApic, mut sink: impl FnMut(u32, u32, u32) -> bool
     let highest = register(VERSION) >> 16 & 0xff;
     for pin in 0..=highest {
         let index = TABLE + 2 * pin;
-        let low = register(index);
-        let high = register(index + 1);
+        let (low, high) = match guest::is_on() {
+            true => guest::pin(io_apic, pin),
+            false => (register(index), register(index + 1)),
+        };
         if sink(io_apic.gsi_base.wrapping_add(pin), low, high) {
             device_write(base + SELECT, index);
             device_write(base + WINDOW, low | MASKED);
@@ -75,8 +78,13 @@ pub(crate) fn messages(config: &Config, info: &FunctionInfo, mut sink: impl FnMu
     }
 }
 
-/// Entry number `entry` of the MSI-X table at `table`.
+/// Entry number `entry` of the MSI-X table at `table`, as it was written.
 pub(crate) fn msix_entry(table: u64, entry: u64) -> Option<[u32; 4]> {
+    guest::table_entry(table, entry).or_else(|| raw_msix_entry(table, entry))
+}
+
+/// The same, as hardware has it.
+pub(crate) fn raw_msix_entry(table: u64, entry: u64) -> Option<[u32; 4]> {
     let at = table.checked_add(entry * MsixTable::ENTRY)?;
     let word = |n: u64| device_read(at.checked_add(n * 4)?);
     Some([word(0)?, word(1)?, word(2)?, word(3)?])

@@ -11,6 +11,7 @@
 
 mod amdvi;
 mod domain;
+pub(crate) mod guest;
 mod interrupts;
 mod registers;
 pub(crate) mod report;
@@ -97,7 +98,6 @@ struct State {
     functions: Vec<Requester, MAX_FUNCTIONS>,
     /// Those that partitions own, and the number of the partition.
     assigned: Vec<(Requester, usize), MAX_FUNCTIONS>,
-    remaps: bool,
 }
 
 /// Finds the IOMMU of the machine.
@@ -282,26 +282,18 @@ impl Iommu {
         self.hardware.lock().enable(event)
     }
 
-    /// Whether interrupts are remapped: then every message and every pin goes
-    /// through [`Self::message`] and [`Self::redirection`].
-    #[expect(dead_code, reason = "for the interrupt filter, which is to come")]
-    pub(crate) fn remaps_interrupts(&self) -> bool {
-        self.state.lock().remaps
+    /// Whether the hardware can remap interrupts.
+    pub(crate) const fn remaps_interrupts(&self) -> bool {
+        self.can_remap
     }
 
-    /// Switches the remapping of interrupts on, if the hardware can; says
-    /// whether it did. From here on a message in compatibility format, or one
-    /// that was not set up, reaches nobody.
+    /// Switches the remapping of interrupts on: from here on a message in
+    /// compatibility format, or one that was not set up, reaches nobody.
     ///
     /// # Errors
     /// The hardware does not answer.
-    #[expect(dead_code, reason = "for the interrupt filter, which is to come")]
-    pub(crate) fn enable_interrupts(&self) -> Result<bool, Complaint> {
-        if self.can_remap {
-            self.hardware.lock().enable_interrupts()?;
-            self.state.lock().remaps = true;
-        }
-        Ok(self.can_remap)
+    pub(crate) fn enable_interrupts(&self) -> Result<(), Complaint> {
+        self.hardware.lock().enable_interrupts()
     }
 
     /// Sets up `interrupt` as number `index` of the `messages` (1 to 512) that
@@ -310,7 +302,6 @@ impl Iommu {
     /// number 0 returns is for all of them: the function adds the number.
     ///
     /// `None`: no room, or an interrupt that cannot be remapped.
-    #[expect(dead_code, reason = "for the interrupt filter, which is to come")]
     pub(crate) fn message(
         &self,
         requester: Requester,
@@ -331,7 +322,6 @@ impl Iommu {
     ///
     /// `None`: as for [`Self::message`], or the firmware does not tell which
     /// requester that I/O APIC is.
-    #[expect(dead_code, reason = "for the interrupt filter, which is to come")]
     pub(crate) fn redirection(&self, io_apic: u8, pin: u8, interrupt: &Interrupt) -> Option<u64> {
         let mut hardware = self.hardware.lock();
         (interrupt.vector >= 16 && pin < interrupts::PINS)

@@ -10,6 +10,7 @@ use spin::Mutex;
 use crate::arch::paging::{device_read, device_write};
 use crate::arch::routes::msix_entry;
 use crate::boot::acpi::Firmware;
+use crate::iommu::guest;
 use crate::routes;
 use crate::run::Core;
 use crate::system::System;
@@ -92,38 +93,72 @@ pub(super) fn write_io_apic<V: Vendor>(
     let base = u64::from(io_apic.address);
     if offset == WINDOW {
         let index = device_read(base + SELECT).unwrap_or(0) & 0xff;
-        redirection(system, own, base, index, value)?;
+        let entry = redirection(system, own, io_apic, index, value)?;
+        if let Some((low, high)) = entry
+            && guest::is_on()
+        {
+            let (low, high) = guest::set_pin(io_apic, (index - TABLE) / 2, low, high);
+            write_entry(base, index, low, high);
+            return Ok(());
+        }
     }
     device_write(base + offset, value);
     Ok(())
 }
 
+/// Writes a redirection entry: while its upper half changes it is masked.
+/// `index` is that of one of its halves, which stays selected.
+fn write_entry(base: u64, index: u32, low: u32, high: u32) {
+    let write = |index: u32, value: u32| {
+        device_write(base + SELECT, index);
+        device_write(base + WINDOW, value);
+    };
+    device_write(base + SELECT, index | 1);
+    if device_read(base + WINDOW) != Some(high) {
+        write(index & !1, MASKED);
+        write(index | 1, high);
+    }
+    write(index & !1, low);
+    device_write(base + SELECT, index);
+}
+
 /// Checks what a write of `value` to the register `index`, which is selected,
-/// makes of a redirection entry.
+/// makes of a redirection entry, and returns that; `None`: it is no half of
+/// one.
 fn redirection<V: Vendor>(
     system: &System<V>,
     own: CpuSet,
-    base: u64,
+    io_apic: &IoApic,
     index: u32,
     value: u32,
-) -> Result<(), &'static str> {
+) -> Result<Option<(u32, u32)>, &'static str> {
     if index < TABLE {
-        return Ok(());
+        return Ok(None);
     }
-    device_write(base + SELECT, index ^ 1);
-    let other = device_read(base + WINDOW).unwrap_or(0);
-    device_write(base + SELECT, index);
+    let other = match guest::is_on() {
+        true => {
+            let (low, high) = guest::pin(io_apic, (index - TABLE) / 2);
+            if index & 1 == 0 { high } else { low }
+        }
+        false => {
+            let base = u64::from(io_apic.address);
+            device_write(base + SELECT, index ^ 1);
+            let other = device_read(base + WINDOW).unwrap_or(0);
+            device_write(base + SELECT, index);
+            other
+        }
+    };
     let (low, high) = match index & 1 {
         0 => (value, other),
         _ => (other, value),
     };
     if low & MASKED != 0 {
-        return Ok(());
+        return Ok(Some((low, high)));
     }
     let route = Route::from_redirection(low, high);
     let by_vector = |route: &Route| route.by_vector || low & MODE == EXTERNAL;
     match route.filter(by_vector) {
-        Some(route) if stays(system, own, &route) => Ok(()),
+        Some(route) if stays(system, own, &route) => Ok(Some((low, high))),
         Some(_) => Err("a pin to a core that is not Linux's"),
         None => Err("a pin that sends no vector"),
     }

@@ -12,6 +12,7 @@ use crate::arch::memory::PAGE;
 use crate::arch::paging;
 use crate::arch::routes::msix_entry;
 use crate::exit::{Next, apic};
+use crate::iommu::guest;
 use crate::report;
 use crate::run::Core;
 use crate::virt::{Event, Vcpu, Vendor};
@@ -23,7 +24,7 @@ enum Place {
     Config(Address, u16),
     IoApic(IoApic),
     /// The page of an MSI-X table: where that begins, and its messages.
-    Table(u64, u16),
+    Table(Address, u64, u16),
 }
 
 /// The guest on this core writes to `gpa`, which it may not by itself. `None`:
@@ -42,7 +43,7 @@ pub(crate) fn memory_write<V: Vendor>(core: &mut Core<V>, gpa: u64) -> Option<Ne
     let done = match place {
         Place::Config(at, offset) => write_config(core, at, offset, &store),
         Place::IoApic(io_apic) => write_io_apic(core, &io_apic, gpa, &store),
-        Place::Table(table, entries) => write_table(core, table, entries, gpa, &store),
+        Place::Table(at, table, entries) => write_table(core, at, (table, entries), gpa, &store),
     };
     if let Err(why) = done {
         refuse(core, gpa, why);
@@ -67,7 +68,7 @@ fn place<V: Vendor>(core: &Core<V>, gpa: u64) -> Option<Place> {
             let pages = table & !(PAGE - 1)..(table + at.bytes()).next_multiple_of(PAGE);
             pages
                 .contains(&gpa)
-                .then_some(Place::Table(table, at.entries))
+                .then_some(Place::Table(device.info.address, table, at.entries))
         });
         return own.last();
     }
@@ -79,7 +80,8 @@ fn place<V: Vendor>(core: &Core<V>, gpa: u64) -> Option<Place> {
     }
     let tables = pci.tables.lock();
     let table = tables.iter().find(|table| table.is_near(gpa))?;
-    Some(Place::Table(table.address, super::linux::entries(table)))
+    let entries = super::linux::entries(table);
+    Some(Place::Table(table.info.address, table.address, entries))
 }
 
 /// Where the MSI-X table of a partition's function is: its BARs never move.
@@ -135,8 +137,8 @@ fn write_io_apic<V: Vendor>(
 /// Specification 3.0 §6.8.2); what else is in its pages, as its device says.
 fn write_table<V: Vendor>(
     core: &Core<V>,
-    table: u64,
-    entries: u16,
+    at: Address,
+    (table, entries): (u64, u16),
     gpa: u64,
     store: &Store,
 ) -> Result<(), &'static str> {
@@ -162,6 +164,10 @@ fn write_table<V: Vendor>(
             .is_none_or(|message| interrupts::may_send(core.system, own, message));
         if !allowed {
             return Err("a message to a core that is not its own, or no interrupt");
+        }
+        if guest::is_on() {
+            guest::set_table_entry(at, (table, entries), number, entry);
+            return Ok(());
         }
     }
     paging::device_write_part(gpa, store.width, store.value);

@@ -33,6 +33,8 @@ pub struct MadtCore {
 /// An I/O APIC in the MADT (ACPI 6.5 §5.2.12.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IoApic {
+    /// Its ID.
+    pub id: u8,
     /// Physical address of its registers.
     pub address: u32,
     /// Global system interrupt of its first pin.
@@ -49,6 +51,7 @@ pub fn madt_io_apics(src: &[u8]) -> Result<impl Iterator<Item = IoApic>, AcpiErr
         .filter(|entry| entry.kind == kind::IO_APIC)
         .filter_map(|entry| {
             Some(IoApic {
+                id: bytes::u8_at(entry.bytes, 2)?,
                 address: bytes::u32_at(entry.bytes, 4)?,
                 gsi_base: bytes::u32_at(entry.bytes, 8)?,
             })
