@@ -202,6 +202,10 @@ const CASES: &[Case] = &[
         ..light("iommu-confines-partition", iommu::partition_is_confined)
     },
     Case {
+        on: On::Qemu("Bochs has no IOMMU, and no function that writes anywhere"),
+        ..light("iommu-forged-interrupts", iommu::forged_interrupts)
+    },
+    Case {
         on: On::Qemu("Bochs has no IOMMU"),
         deadline: 200,
         ..with_linux("iommu-confines-linux", iommu::linux_is_confined)

@@ -50,10 +50,10 @@ impl Edu {
             .map_err(|_| "its registers cannot be mapped")
     }
 
-    fn transfer(&self, from: u64, to: u64, direction: u64) -> Result<(), &'static str> {
+    fn transfer(&self, from: u64, to: u64, bytes: u64, direction: u64) -> Result<(), &'static str> {
         self.0.write::<u64>(SOURCE, from);
         self.0.write::<u64>(DESTINATION, to);
-        self.0.write::<u64>(LENGTH, BYTES as u64);
+        self.0.write::<u64>(LENGTH, bytes);
         self.0.write::<u64>(COMMAND, START | direction);
         let done = wait(PATIENCE, || self.0.read::<u64>(COMMAND) & START == 0);
         done.then_some(()).ok_or("the device does not finish")
@@ -62,8 +62,8 @@ impl Edu {
 
 impl Copier for Edu {
     fn copy(&mut self, from: u64, to: u64) -> Result<(), &'static str> {
-        self.transfer(from, BUFFER, 0)?;
-        self.transfer(BUFFER, to, TO_MEMORY)
+        self.transfer(from, BUFFER, BYTES as u64, 0)?;
+        self.transfer(BUFFER, to, BYTES as u64, TO_MEMORY)
     }
 }
 
@@ -77,6 +77,24 @@ pub(crate) fn aim(partition: &Partition) -> Outcome {
     } else {
         aim_with(partition, &device, &mut Edu::open(&device)?)
     }
+}
+
+/// Has `edu` write `data=` to `address=`: an interrupt message, which it was
+/// never set up to send.
+pub(crate) fn forge(partition: &Partition) -> Outcome {
+    const WORD: u64 = 4;
+    let device = partition.devices().next().ok_or("no function")?;
+    let edu = Edu::open(&device)?;
+    let number = |key| partition.number(key, 0).map_err(|_| "a number is wrong");
+    let data = u32::try_from(number("data")?).map_err(|_| "data is too large")?;
+    let mut source = Dma::<u32>::allocate(1).ok_or("no memory for DMA")?;
+    source.set(0, data);
+    edu.transfer(device.dma_address(source.address()), BUFFER, WORD, 0)?;
+    edu.transfer(BUFFER, number("address")?, WORD, TO_MEMORY)?;
+    Ok(Counts {
+        done: 1,
+        ..Counts::default()
+    })
 }
 
 /// An IOMMU holds few faults (QEMU's VT-d one): lets the hypervisor read each

@@ -11,6 +11,7 @@
 //! | `tables` | under STRICT, CPUID with a frame pointer into page tables that loop, and page tables outside its memory | the same |
 //! | `image` | overwrites its own code and data, then breaks STRICT; looks after the restart whether all is clean | the same |
 //! | `dma` | has its function, QEMU's `edu` or an e1000, copy to and from memory that is not its own, `storm=N` times more at the end | finished |
+//! | `forge` | has QEMU's `edu` write `data=` to `address=`, an interrupt message | finished |
 //! | `msrs` | RDMSR and WRMSR of every MSR of both vendors | finished |
 //! | `ports` | IN, OUT, INS, OUTS of every port (`step=N`: wide ones of every Nth) | finished |
 //! | `instructions` | every instruction of VMX, SVM and their like | finished |
@@ -70,6 +71,7 @@ fn main(partition: &Partition) -> u64 {
         "tables" => memory::tables(partition),
         "image" => image::overwrite(partition),
         "dma" => dma::aim(partition),
+        "forge" => dma::forge(partition),
         "msrs" => instructions::msrs(),
         "ports" => instructions::ports(partition),
         "instructions" => instructions::all(),

@@ -80,8 +80,12 @@ fn io_apics_are_listed() {
         &[1, 12, 2, 0, 0, 0x10, 0xc0, 0xfe, 24, 0, 0, 0],
     ]);
     let found: Vec<_> = madt_io_apics(&table).unwrap().collect();
-    let expected = [(0xfec0_0000, 0), (0xfec0_1000, 24)]
-        .map(|(address, gsi_base)| IoApic { address, gsi_base });
+    let expected =
+        [(0, 0xfec0_0000, 0), (2, 0xfec0_1000, 24)].map(|(id, address, gsi_base)| IoApic {
+            id,
+            address,
+            gsi_base,
+        });
     assert_eq!(found, expected);
     assert!(madt_io_apics(b"APIC").is_err());
 }
