@@ -1,11 +1,16 @@
 //! Linux under Cloister: it sees its cores and nothing else, and does what
 //! Linux does, with partitions beside it that do not notice.
 
+use std::fs;
+
 use anyhow::{Context, Result, bail};
 use cloister_tests::cases::Bench;
-use cloister_tests::{Console, Ended, LinuxState, Part, PartitionState, linux, part, with_linux};
+use cloister_tests::{
+    Console, Ended, LinuxState, Part, PartitionState, channel, linux, part, with_linux,
+};
 use xtask::paths;
 
+use crate::channels;
 use crate::counting::exits;
 use crate::demo::expect;
 
@@ -337,11 +342,22 @@ pub(crate) fn boot_time(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// One housekeeping core and one partition: the demo for slow machines.
+/// One housekeeping core and one partition: the demo for slow machines. And
+/// another one, which Linux starts and talks to.
 pub(crate) fn beside_one(bench: &Bench) -> Result<()> {
+    // Its core is parked until Linux starts it.
+    let sensor = part("sensor", "telemetry.elf")
+        .cores("[2]")
+        .args("rate=50000")
+        .may("quiesce strict populate")
+        .key("autostart = false");
+    let shipped = fs::read_to_string(paths::demo_bochs())?;
     let ended = bench
-        .file(paths::demo_bochs())
-        .run("echo nproc=$(nproc); uname -r")?
+        .system(format!("{shipped}\n{sensor}") + &channel("telemetry", ["linux", "sensor"], "64K"))
+        .run(&format!(
+            "echo nproc=$(nproc); uname -r; cloister start sensor; {}",
+            channels::FEW_WORDS
+        ))?
         .completed()?;
     ended.linux()?.run_status(0)?.state(LinuxState::Off)?;
     expect(&ended, "nproc", "1")?;
@@ -352,7 +368,7 @@ pub(crate) fn beside_one(bench: &Bench) -> Result<()> {
         .since_quiesce(0)?
         .interrupts(0)?
         .violations(0)?;
-    Ok(())
+    channels::conversed(&ended, "sensor", 1)
 }
 
 /// Two housekeeping cores and a partition that counts its exits.

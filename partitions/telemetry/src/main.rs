@@ -13,7 +13,9 @@
 //! dropped=0`: reports so far, rounds, the longest gap between two readings of
 //! the TSC since the last report, exits and interrupts since it was quiet, and
 //! reports for which the channel had no room. [`command::Command`] lists what
-//! can be sent to it; each is answered by `ok TEXT` or `error TEXT`.
+//! can be sent to it; each is answered by `ok TEXT` or `error TEXT`. A report for
+//! which there is no room is dropped; an answer waits, and the next command with
+//! it.
 //!
 //! Exit codes: 0 done, 1 the dataplane mode or the channel was refused, 2 bad
 //! arguments.
@@ -21,7 +23,6 @@
 #![no_main]
 #![forbid(unsafe_code)]
 
-use core::fmt;
 use core::sync::atomic::Ordering::Relaxed;
 
 use cloister_runtime::channel::{self, Channel, SendError};
@@ -70,6 +71,7 @@ fn main(partition: &Partition) -> u64 {
         rate,
         sent: 0,
         dropped: 0,
+        answer: None,
         commands: 0,
         corrupt: 0,
     };
@@ -93,8 +95,10 @@ struct Telemetry<'a> {
     rate: u64,
     /// Messages.
     sent: u64,
-    /// Messages for which there was no room.
+    /// Reports for which there was no room.
     dropped: u64,
+    /// An answer for which there was no room yet.
+    answer: Option<Line>,
     /// Commands obeyed.
     commands: u64,
     /// How often the other end wrote nonsense.
@@ -106,15 +110,22 @@ impl Telemetry<'_> {
     fn run(&mut self, limit: u64) -> u64 {
         let (mut reports, mut longest, mut left) = (0_u64, 0, self.rate);
         let mut last = rdtsc();
-        let mut round = 0_u64;
+        let (mut round, mut stopping) = (0_u64, false);
         while limit == 0 || round < limit {
             round += 1;
             let now = rdtsc();
             longest = longest.max(now.wrapping_sub(last));
             last = now;
-            if !self.channel.receiver.is_empty() {
+            if let Some(answer) = self.answer.take() {
+                if !self.send(&answer) {
+                    self.answer = Some(answer);
+                }
+                last = rdtsc();
+            } else if stopping {
+                return round;
+            } else if !self.channel.receiver.is_empty() {
                 match self.obey() {
-                    Some(Command::Stop) => return round,
+                    Some(Command::Stop) => stopping = true,
                     Some(Command::Rate(_)) => left = self.rate,
                     _ => {}
                 }
@@ -126,11 +137,14 @@ impl Telemetry<'_> {
                 reports += 1;
                 let counters = self.partition.own_counters();
                 let dropped = self.dropped;
-                self.send(format_args!(
+                let line = Line::new(format_args!(
                     "n={reports} rounds={round} longest={longest} exits={} interrupts={} dropped={dropped}",
                     counters.since_quiesce.load(Relaxed),
                     counters.interrupts_since_quiesce.load(Relaxed),
                 ));
+                if !self.send(&line) {
+                    self.dropped += 1;
+                }
                 longest = 0;
                 last = rdtsc();
             }
@@ -155,9 +169,9 @@ impl Telemetry<'_> {
         let text = buffer.get(..length).unwrap_or(&[]);
         let text = core::str::from_utf8(text).unwrap_or("no text");
         let Some(command) = command else {
-            self.send(format_args!(
+            self.answer = Some(Line::new(format_args!(
                 "error \"{text}\" is no command: rate=N, stop, cpuid"
-            ));
+            )));
             return None;
         };
         match command {
@@ -166,17 +180,15 @@ impl Telemetry<'_> {
             Command::Stop => {}
         }
         self.commands += 1;
-        self.send(format_args!("ok {}", text.trim()));
+        self.answer = Some(Line::new(format_args!("ok {}", text.trim())));
         Some(command)
     }
 
-    /// Sends a line if there is room: it never waits.
-    fn send(&mut self, text: fmt::Arguments<'_>) {
-        let line = Line::new(text);
-        match self.channel.sender.send(line.bytes()) {
-            Ok(()) => self.sent += 1,
-            Err(SendError::Full | SendError::TooLong) => self.dropped += 1,
-            Err(SendError::Corrupt(_)) => self.corrupt += 1,
-        }
+    /// Sends a line if there is room, and says whether: it never waits.
+    fn send(&mut self, line: &Line) -> bool {
+        let sent = self.channel.sender.send(line.bytes());
+        self.sent += u64::from(sent.is_ok());
+        self.corrupt += u64::from(matches!(sent, Err(SendError::Corrupt(_))));
+        sent.is_ok()
     }
 }
