@@ -158,11 +158,13 @@ pub(crate) fn beside_linux_amd(bench: &Bench) -> Result<()> {
 fn beside_linux(bench: &Bench, iommu: Iommu, forwards: NicModel, answers: NicModel) -> Result<()> {
     const FRAMES: u64 = 1_000_000;
     const DATAGRAMS: u64 = 100_000;
+    const CHANNEL: &str = "[[channel]]\nname = \"statistics\"\n\
+         between = [\"linux\", \"l2fwd\"]\nsize = \"64K\"\n";
     const DISK: &str = "virtio-blk-pci,drive=disk,disable-legacy=on,iommu_platform=on,addr=0x18";
     let new = || Cable::new(bench.machine());
     let [one, other, third] = [new()?, new()?, new()?];
     let parts = [
-        l2fwd(&format!("frames={FRAMES}"))
+        l2fwd(&format!("frames={FRAMES} report=100000 channel=statistics"))
             .cores("[2]")
             .key(&cards(bench, &[0, 1], true)),
         udp_echo(&format!("datagrams={DATAGRAMS}"))
@@ -170,7 +172,7 @@ fn beside_linux(bench: &Bench, iommu: Iommu, forwards: NicModel, answers: NicMod
             .key(&cards(bench, &[2], true)),
     ];
     let mut machine = bench
-        .system(with_linux(&linux("[0, 1]"), parts))
+        .system(with_linux(&linux("[0, 1]"), parts) + CHANNEL)
         .iommu(iommu)
         .nic(one.nic(forwards))
         .nic(other.nic(forwards))
@@ -203,7 +205,10 @@ fn beside_linux(bench: &Bench, iommu: Iommu, forwards: NicModel, answers: NicMod
         forwarded.rate(),
         echoed.rate()
     ));
-    machine.type_line("kill $!; echo rounds=$(wc -l < /tmp/rounds).; poweroff -f")?;
+    machine.type_line(
+        "kill $!; echo rounds=$(wc -l < /tmp/rounds).; \
+         cloister channel receive statistics; poweroff -f",
+    )?;
     let ended = machine.finish()?.completed()?;
     for (name, says) in [
         ("l2fwd", format!("l2fwd: frames={FRAMES} ")),
@@ -217,6 +222,10 @@ fn beside_linux(bench: &Bench, iommu: Iommu, forwards: NicModel, answers: NicMod
             .says(&says)?
             .says("bad=0")?;
     }
+    // Linux got the last of the statistics.
+    let linux = ended.linux()?;
+    linux.says(&format!("frames={FRAMES} "))?;
+    linux.says("exits=0 interrupts=0 lost=0")?;
     let console = ended.linux_console();
     let rounds = console
         .rsplit_once("rounds=")

@@ -42,6 +42,16 @@ pub(crate) unsafe fn outl(port: u16, value: u32) {
     unsafe { asm!("out dx, eax", in("dx") port, in("eax") value, options(nostack)) };
 }
 
+/// Masks every line of the two interrupt controllers that the BIOS has left
+/// on (Intel 8259A data sheet, OCW1): nothing stays pending at a core that
+/// takes no interrupt, as under Cloister.
+pub(crate) fn mask_interrupts() {
+    for port in [0x21, 0xa1] {
+        // SAFETY: nobody waits for an interrupt.
+        unsafe { outb(port, 0xff) };
+    }
+}
+
 /// Resets the machine by the chipset's reset control register (Intel ICH9
 /// data sheet §13.7.5; PIIX3 §2.2.17), which ends an emulator that does not
 /// reboot; and stops where there is none.

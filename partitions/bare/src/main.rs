@@ -25,6 +25,7 @@ use load::{Module, Start};
 /// Where `entry` leads, with the boot tables' mapping of the first 4 GiB and
 /// the address of GRUB's information.
 extern "C" fn first(information: u64) -> ! {
+    machine::mask_interrupts();
     console::open(None);
     match prepare(information) {
         Ok(start) => start.enter(),

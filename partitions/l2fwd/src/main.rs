@@ -3,8 +3,9 @@
 //!
 //! Arguments: `flags` (dataplane flags, joined with `+`, default
 //! strict+populate as far as the system file allows them), `frames` (ends
-//! after so many, default 0: never), `report` (prints statistics after so
-//! many, default 0: at the end alone), `cpuid` (executes CPUID once after so
+//! after so many, default 0: never), `report` (statistics after so many,
+//! default 0: at the end alone), `channel` (the channel through which they are
+//! sent as well), `cpuid` (executes CPUID once after so
 //! many frames, default 0: never: to show that one exit is seen).
 //!
 //! Exit codes: 0 done, 1 the dataplane mode was refused, 2 bad arguments, 3 no
@@ -13,8 +14,7 @@
 #![no_main]
 #![forbid(unsafe_code)]
 
-use core::sync::atomic::Ordering::Relaxed;
-
+use cloister_net::report::Reporter;
 use cloister_net::{Batch, Card, Nic, Pool};
 use cloister_runtime::cpu::{cpuid, rdtsc};
 use cloister_runtime::{Dataplane, Partition, args, console, entry, println, set_dataplane};
@@ -28,7 +28,6 @@ const BUFFERS: usize = 1280;
 struct Options {
     flags: Dataplane,
     frames: u64,
-    report: u64,
     cpuid: u64,
 }
 
@@ -46,6 +45,13 @@ fn main(partition: &Partition) -> u64 {
     let Some(options) = options(partition) else {
         return 2;
     };
+    let mut reporter = match Reporter::open(partition) {
+        Ok(reporter) => reporter,
+        Err(error) => {
+            println!("l2fwd: {error}");
+            return 2;
+        }
+    };
     let Some((mut pool, mut cards)) = open(partition) else {
         return 3;
     };
@@ -57,14 +63,8 @@ fn main(partition: &Partition) -> u64 {
         println!("l2fwd: set_dataplane({:?}): {error}", options.flags);
         return 1;
     }
-    let statistics = forward(&options, &mut pool, &mut cards);
-    report(&statistics, &cards);
-    let counters = partition.own_counters();
-    println!(
-        "l2fwd: since_quiesce={} interrupts={}",
-        counters.since_quiesce.load(Relaxed),
-        counters.interrupts_since_quiesce.load(Relaxed)
-    );
+    let statistics = forward(&options, &mut reporter, &mut pool, &mut cards);
+    report(&mut reporter, &statistics, &cards);
     0
 }
 
@@ -85,7 +85,6 @@ fn options(partition: &Partition) -> Option<Options> {
     Some(Options {
         flags,
         frames: number("frames")?,
-        report: number("report")?,
         cpuid: number("cpuid")?,
     })
 }
@@ -116,13 +115,18 @@ fn open(partition: &Partition) -> Option<(Pool, [Card; 2])> {
 }
 
 /// Until as many frames were forwarded, and sent, as the arguments say.
-fn forward(options: &Options, pool: &mut Pool, [a, b]: &mut [Card; 2]) -> Statistics {
+fn forward(
+    options: &Options,
+    reporter: &mut Reporter,
+    pool: &mut Pool,
+    cards: &mut [Card; 2],
+) -> Statistics {
     let mut statistics = Statistics::default();
-    let mut next_report = options.report;
     // With all buffers back but those that the cards receive into.
     let all = pool.available();
     loop {
         let (started, before) = (rdtsc(), statistics.frames);
+        let [a, b] = &mut *cards;
         pass(a, b, pool, &mut statistics);
         pass(b, a, pool, &mut statistics);
         let frames = statistics.frames;
@@ -137,9 +141,8 @@ fn forward(options: &Options, pool: &mut Pool, [a, b]: &mut [Card; 2]) -> Statis
         if options.cpuid != 0 && before < options.cpuid && frames >= options.cpuid {
             let _ = cpuid(0, 0);
         }
-        if options.report != 0 && frames >= next_report {
-            next_report = frames + options.report;
-            println!("l2fwd: frames={frames} drops={}", statistics.drops);
+        if reporter.due(frames) {
+            report(reporter, &statistics, cards);
         }
     }
     statistics
@@ -176,7 +179,7 @@ fn swap_addresses(frame: &mut [u8]) {
     }
 }
 
-fn report(statistics: &Statistics, cards: &[Card; 2]) {
+fn report(reporter: &mut Reporter, statistics: &Statistics, cards: &[Card; 2]) {
     let Statistics {
         frames,
         bytes,
@@ -184,8 +187,11 @@ fn report(statistics: &Statistics, cards: &[Card; 2]) {
         busy,
     } = statistics;
     let bad: u64 = cards.iter().map(Nic::bad).sum();
-    println!(
-        "l2fwd: frames={frames} bytes={bytes} drops={drops} bad={bad} cycles-per-frame={}",
-        busy.checked_div(*frames).unwrap_or(0)
+    let cycles = busy.checked_div(*frames).unwrap_or(0);
+    reporter.send(
+        "l2fwd",
+        format_args!(
+            "frames={frames} bytes={bytes} drops={drops} bad={bad} cycles-per-frame={cycles}"
+        ),
     );
 }

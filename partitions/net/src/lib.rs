@@ -60,6 +60,8 @@ mod e1000;
 #[cfg(target_os = "none")]
 mod open;
 #[cfg(target_os = "none")]
+pub mod report;
+#[cfg(target_os = "none")]
 pub mod stack;
 #[cfg(target_os = "none")]
 mod virtio;

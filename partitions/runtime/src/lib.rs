@@ -74,6 +74,13 @@
 //! - [`print!`], reading counters and everything in [`mod@channel`] cost no exit. Everything in
 //!   [`mod@hypercall`] costs one.
 //!
+//! # Devices and packets
+//! [`Partition::devices`](device) lists the PCI functions that the system file
+//! gives to the partition; [`device::Device`] reads their configuration space,
+//! maps their registers and lets them use DMA; [`dma::Dma`] is memory for them.
+//! Drivers for network cards are in `cloister-net` (`partitions/net`); its
+//! documentation begins with a poll-mode program of 30 lines.
+//!
 //! # How a program ends
 //! | how | exit code |
 //! |---|---|

@@ -5,7 +5,9 @@
 //! `port` (default 7), `datagrams` (ends after so many, default 0: never),
 //! `flags` (dataplane flags, joined with `+`, default strict+populate as far as
 //! the system file allows them), `cpuid` (executes CPUID once after so many
-//! datagrams, default 0: never: to show that one exit is seen).
+//! datagrams, default 0: never: to show that one exit is seen), `report`
+//! (statistics after so many, default 0: at the end alone), `channel` (the
+//! channel through which they are sent as well).
 //!
 //! Exit codes: 0 done, 1 the dataplane mode was refused, 2 bad arguments, 3 no
 //! card.
@@ -14,8 +16,8 @@
 #![forbid(unsafe_code)]
 
 use core::net::Ipv4Addr;
-use core::sync::atomic::Ordering::Relaxed;
 
+use cloister_net::report::Reporter;
 use cloister_net::stack::Link;
 use cloister_net::{Card, Nic, Pool};
 use cloister_runtime::cpu::{cpuid, rdtsc};
@@ -49,6 +51,13 @@ fn main(partition: &Partition) -> u64 {
     let Some(options) = options(partition) else {
         return 2;
     };
+    let mut reporter = match Reporter::open(partition) {
+        Ok(reporter) => reporter,
+        Err(error) => {
+            println!("udp-echo: {error}");
+            return 2;
+        }
+    };
     let Some(mut link) = open(partition) else {
         return 3;
     };
@@ -70,7 +79,7 @@ fn main(partition: &Partition) -> u64 {
     let mut storage = [SocketStorage::EMPTY];
     let mut sockets = SocketSet::new(&mut storage[..]);
     let handle = sockets.add(socket);
-    let mut interface = interface(&options, &mut link);
+    let interface = interface(&options, &mut link);
 
     println!("udp-echo: ready");
     console::flush();
@@ -81,27 +90,16 @@ fn main(partition: &Partition) -> u64 {
         return 1;
     }
     let clock = Clock(partition.tsc_hz().unwrap_or(SOME_HZ));
-    let (datagrams, busy) = serve(
-        &options,
-        &clock,
-        &mut link,
-        &mut interface,
-        &mut sockets,
+    let mut service = Service {
+        link,
+        interface,
+        sockets,
         handle,
-    );
-    let counters = partition.own_counters();
-    println!(
-        "udp-echo: datagrams={datagrams} frames-in={} frames-out={} bad={} cycles-per-datagram={}",
-        link.counters().received,
-        link.counters().sent,
-        link.nic().bad(),
-        busy.checked_div(datagrams).unwrap_or(0)
-    );
-    println!(
-        "udp-echo: since_quiesce={} interrupts={}",
-        counters.since_quiesce.load(Relaxed),
-        counters.interrupts_since_quiesce.load(Relaxed)
-    );
+        datagrams: 0,
+        busy: 0,
+    };
+    service.serve(&options, &clock, &mut reporter);
+    service.report(&mut reporter);
     0
 }
 
@@ -182,42 +180,70 @@ impl Clock {
     }
 }
 
-/// Until as many datagrams went back as the arguments say; how many, and the
-/// TSC cycles of the rounds that had something to do.
-fn serve(
-    options: &Options,
-    clock: &Clock,
-    link: &mut Link<Card>,
-    interface: &mut Interface,
-    sockets: &mut SocketSet<'_>,
+/// The program while it runs.
+struct Service<'a> {
+    link: Link<Card>,
+    interface: Interface,
+    sockets: SocketSet<'a>,
     handle: SocketHandle,
-) -> (u64, u64) {
-    let (mut datagrams, mut busy) = (0, 0);
-    let mut datagram = [0; LONGEST];
-    loop {
-        let started = rdtsc();
-        let polled = interface.poll(clock.now(), link, sockets);
-        let before = datagrams;
-        let socket = sockets.get_mut::<Socket<'_>>(handle);
-        while socket.can_send() {
-            let Ok((length, metadata)) = socket.recv_slice(&mut datagram) else {
-                break;
-            };
-            let sent = datagram.get(..length).unwrap_or_default();
-            if socket.send_slice(sent, metadata.endpoint).is_ok() {
-                datagrams += 1;
+    /// Sent back so far.
+    datagrams: u64,
+    /// TSC cycles of the rounds that had something to do.
+    busy: u64,
+}
+
+impl Service<'_> {
+    /// Until as many datagrams went back as the arguments say.
+    fn serve(&mut self, options: &Options, clock: &Clock, reporter: &mut Reporter) {
+        let mut datagram = [0; LONGEST];
+        loop {
+            let (started, before) = (rdtsc(), self.datagrams);
+            let polled = self
+                .interface
+                .poll(clock.now(), &mut self.link, &mut self.sockets);
+            let socket = self.sockets.get_mut::<Socket<'_>>(self.handle);
+            while socket.can_send() {
+                let Ok((length, metadata)) = socket.recv_slice(&mut datagram) else {
+                    break;
+                };
+                let sent = datagram.get(..length).unwrap_or_default();
+                if socket.send_slice(sent, metadata.endpoint).is_ok() {
+                    self.datagrams += 1;
+                }
+            }
+            self.link.flush();
+            let datagrams = self.datagrams;
+            if polled == PollResult::SocketStateChanged || datagrams != before {
+                self.busy += rdtsc().wrapping_sub(started);
+            } else if options.datagrams != 0
+                && datagrams >= options.datagrams
+                && self.link.is_idle()
+            {
+                return;
+            } else {
+                core::hint::spin_loop();
+            }
+            if options.cpuid != 0 && before < options.cpuid && datagrams >= options.cpuid {
+                let _ = cpuid(0, 0);
+            }
+            if reporter.due(datagrams) {
+                self.report(reporter);
             }
         }
-        link.flush();
-        if polled == PollResult::SocketStateChanged || datagrams != before {
-            busy += rdtsc().wrapping_sub(started);
-        } else if options.datagrams != 0 && datagrams >= options.datagrams && link.is_idle() {
-            return (datagrams, busy);
-        } else {
-            core::hint::spin_loop();
-        }
-        if options.cpuid != 0 && before < options.cpuid && datagrams >= options.cpuid {
-            let _ = cpuid(0, 0);
-        }
+    }
+
+    fn report(&self, reporter: &mut Reporter) {
+        let counters = self.link.counters();
+        reporter.send(
+            "udp-echo",
+            format_args!(
+                "datagrams={} frames-in={} frames-out={} bad={} cycles-per-datagram={}",
+                self.datagrams,
+                counters.received,
+                counters.sent,
+                self.link.nic().bad(),
+                self.busy.checked_div(self.datagrams).unwrap_or(0)
+            ),
+        );
     }
 }

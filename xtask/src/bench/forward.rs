@@ -16,10 +16,11 @@ use crate::run::{Console, Run};
 const PARTITION: &str = "l2fwd";
 /// Frames of a run whose time is measured, and of one whose instructions are
 /// counted.
-const FRAMES: u64 = 100_000;
+const FRAMES: u64 = 50_000;
 const COUNTED: u64 = 10_000;
-/// Runs of each kind, one after the other in turn.
-const ROUNDS: usize = 3;
+/// Runs of each kind, one after the other in turn: short, so that some meet an
+/// idle host.
+const ROUNDS: usize = 6;
 
 /// What was measured with one card.
 #[derive(Clone, Debug, PartialEq, Serialize)]
