@@ -1,7 +1,7 @@
 //! What `qemu-nested` and `bochs` have in common.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use xtask::report::Report;
 use xtask::terminal::{RawMode, TerminalScreen, forward_keys, watch_signals};
-use xtask::{Nic, Outcome, Run, report, system};
+use xtask::{Finished, Nic, Outcome, Run, report, system};
 
 #[derive(Debug, Args)]
 pub(crate) struct RunOptions {
@@ -28,6 +28,10 @@ pub(crate) struct RunOptions {
     /// Write the report, JSON, to FILE
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// Write the consoles to linux.log, hypervisor.log and partition-NAME.log in
+    /// FOLDER
+    #[arg(long, value_name = "FOLDER")]
+    consoles: Option<PathBuf>,
     /// Stop the machine after so long [default: none on a terminal]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
@@ -126,11 +130,28 @@ impl RunOptions {
             std::fs::write(path, report.to_json()?)
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
+        if let Some(folder) = &self.consoles {
+            write_consoles(&finished, folder)
+                .with_context(|| format!("cannot write to {}", folder.display()))?;
+        }
         if report.outcome != Outcome::Completed {
             eprintln!("{}", finished.machine_log);
         }
         Ok(exit_code(report, self.run.is_some()))
     }
+}
+
+fn write_consoles(finished: &Finished, folder: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let write = |name: &str, text: &str| std::fs::write(folder.join(name), text);
+    write("linux.log", &finished.linux_console)?;
+    write("hypervisor.log", &finished.hypervisor_console)?;
+    for partition in &finished.report.partitions {
+        let mut text = partition.console.join("\n");
+        text.push('\n');
+        write(&format!("partition-{}.log", partition.name), &text)?;
+    }
+    Ok(())
 }
 
 /// The command's status if there was a command; else 0 for a completed run.
