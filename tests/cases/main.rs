@@ -120,6 +120,9 @@ const CASES: &[Case] = &[
     light("outside-witness-sees-none", witness::sees_none),
     light("outside-witness-exit-for-exit", witness::exit_for_exit),
     light("pci-own-functions-only", pci::own_only),
+    light("pci-forbidden-writes", pci::forbidden),
+    light("pci-reset-at-restart", pci::reset),
+    light("pci-refused-at-boot", pci::refused_at_boot),
     Case {
         on: On::Qemu("Bochs has no IOMMU"),
         ..light("pci-behind-iommu", pci::behind_iommu)

@@ -24,6 +24,9 @@ fn cards(bench: &Bench, system: System) -> System {
     system.nic(card()).nic(card())
 }
 
+/// The second card, by what it is.
+const SECOND: &str = "{ device = \"8086:100e#1\", dma = \"unprotected\" }";
+
 /// The address of card `number`, as the system file has it, unprotected.
 fn card(bench: &Bench, number: u32) -> String {
     let device = number + bench.choose(0x10, 2);
@@ -33,8 +36,10 @@ fn card(bench: &Bench, number: u32) -> String {
 /// Two partitions find one function each, and nothing else.
 fn two(bench: &Bench, iommu: Option<Iommu>) -> Result<Ended> {
     let args = "count=1 list fresh alone sizes fresh master";
-    let parts = [("first", 0), ("second", 1)]
-        .map(|(name, number)| owner(name, number, &card(bench, number), args));
+    let parts = [
+        owner("first", 0, &card(bench, 0), args),
+        owner("second", 1, SECOND, args),
+    ];
     let system = cards(bench, bench.system(partitions(parts)));
     let system = match iommu {
         Some(iommu) => system.iommu(iommu),
@@ -60,6 +65,81 @@ pub(crate) fn behind_iommu(bench: &Bench) -> Result<()> {
     for iommu in [Iommu::Intel, Iommu::Amd] {
         let ended = two(bench, Some(iommu))?;
         ended.partition("first")?.says("unprotected=0 offset=0x0")?;
+    }
+    Ok(())
+}
+
+/// What a partition may not write to its function, or to others', changes
+/// nothing, and is recorded.
+pub(crate) fn forbidden(bench: &Bench) -> Result<()> {
+    let own = owner("own", 0, &card(bench, 0), "forbidden alone");
+    let others = owner("others", 1, SECOND, "others fresh alone");
+    let ended = cards(bench, bench.system(partitions([own, others])))
+        .run_to_end()?
+        .completed()?;
+    for (name, tried) in [("own", "forbidden"), ("others", "others")] {
+        let partition = ended.partition(name)?.finished(0)?;
+        let refused = ended.report().refused.iter();
+        let recorded = refused.filter(|refused| refused.owner == name).count() as u64;
+        let tried = partition.value(tried)?;
+        partition.check(
+            recorded == tried && tried >= 12,
+            format!("{recorded} writes recorded of {tried}"),
+        )?;
+    }
+    Ok(())
+}
+
+/// A partition that is restarted finds its function as at the start.
+pub(crate) fn reset(bench: &Bench) -> Result<()> {
+    let args = "fresh until=2 master strict cpuid";
+    let part = owner("again", 0, &card(bench, 0), args)
+        .may("strict")
+        .key("on_violation = \"restart\"");
+    let ended = cards(bench, bench.system(partitions([part])))
+        .run_to_end()?
+        .completed()?;
+    ended.partition("again")?.finished(0)?.restarts(2)?;
+    Ok(())
+}
+
+/// What this machine cannot give is refused at boot, by key.
+pub(crate) fn refused_at_boot(bench: &Bench) -> Result<()> {
+    let first = || owner("first", 0, &card(bench, 0), "");
+    let isa_bridge = bench.choose("1f.0", "01.0");
+    let with = |address: &str| {
+        let device = format!("{{ address = \"0000:{address}\", dma = \"unprotected\" }}");
+        [first(), owner("other", 1, &device, "")]
+    };
+    let same = "{ device = \"8086:100e#0\", dma = \"unprotected\" }";
+    let beyond = "{ device = \"8086:100e#2\", dma = \"unprotected\" }";
+    for (parts, words) in [
+        (
+            with("00:1c.5"),
+            [
+                "partition[1].devices[0]",
+                "has no PCI function 0000:00:1c.5",
+            ],
+        ),
+        (
+            with(&format!("00:{isa_bridge}")),
+            ["partition[1].devices[0]", "is a bridge"],
+        ),
+        (
+            [first(), owner("other", 1, beyond, "")],
+            ["partition[1].devices[0]", "has no PCI function 8086:100e#2"],
+        ),
+        (
+            [first(), owner("other", 1, same, "")],
+            [
+                "partition[1].devices[0]",
+                "belongs to partition \"first\" already",
+            ],
+        ),
+    ] {
+        cards(bench, bench.system(partitions(parts)))
+            .run_refused()?
+            .refused(&words)?;
     }
     Ok(())
 }

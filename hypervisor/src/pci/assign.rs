@@ -4,7 +4,9 @@ use core::sync::atomic::AtomicU8;
 
 use cloister_abi::device::MAX_DEVICES;
 use cloister_core::pci::{Address, Bar, FunctionInfo, Kind};
-use cloister_manifest::{Channel, Device, Dma, Manifest, Partition, PciAddress, Problem};
+use cloister_manifest::{
+    Channel, Device, DeviceName, Dma, Manifest, Partition, PciAddress, Problem,
+};
 use heapless::Vec;
 
 use super::{Assigned, Pci, memory_bars};
@@ -13,6 +15,9 @@ use crate::partition::load;
 
 /// Class and subclass of IOMMUs (PCI Code and ID Assignment Specification).
 const IOMMU: u32 = 0x0806;
+
+/// Class of bridges of all kinds.
+const BRIDGE: u32 = 0x06;
 
 /// Gives the functions that the system file names to their partitions. Their
 /// DMA and interrupts are off from now on.
@@ -69,7 +74,17 @@ fn address(at: PciAddress) -> Option<Address> {
 }
 
 fn find(pci: &Pci, device: &Device) -> Option<&'static FunctionInfo> {
-    pci.function(address(device.address)?).map(|(info, _)| info)
+    match device.name {
+        DeviceName::Address(at) => pci.function(address(at)?).map(|(info, _)| info),
+        DeviceName::Id {
+            vendor,
+            device,
+            index,
+        } => {
+            let is = |info: &&FunctionInfo| (info.vendor, info.device) == (vendor, device);
+            pci.functions.iter().filter(is).nth(usize::from(index))
+        }
+    }
 }
 
 fn missing(device: &Device, key: core::fmt::Arguments<'_>) -> Problem {
@@ -78,7 +93,7 @@ fn missing(device: &Device, key: core::fmt::Arguments<'_>) -> Problem {
         format_args!(
             "this machine has no PCI function {}; look with `lspci -D` in a Linux on it, and \
              leave it out or name one that is there",
-            device.address
+            device.name
         ),
     )
 }
@@ -87,11 +102,12 @@ fn missing(device: &Device, key: core::fmt::Arguments<'_>) -> Problem {
 #[expect(clippy::result_large_err, reason = "as above")]
 fn check(pci: &Pci, info: &FunctionInfo, key: core::fmt::Arguments<'_>) -> Result<(), Problem> {
     let at = info.address;
-    if info.kind != Kind::Endpoint {
+    let is_bridge = info.class >> 16 == BRIDGE;
+    if info.kind != Kind::Endpoint || is_bridge {
         let what = match info.kind {
             Kind::HostBridge => "a host bridge",
-            Kind::Bridge { .. } => "a bridge, through which others are reached",
-            _ => "no ordinary function",
+            Kind::Bridge { .. } | Kind::Endpoint => "a bridge, through which others are reached",
+            Kind::Other => "no ordinary function",
         };
         return Err(Problem::error(
             key,

@@ -13,7 +13,7 @@
 //! | `others` | writes to a function that is not there: so does `others=N` |
 //! | `read=BAR:OFFSET:VALUE` | 32 bits of the first function's BAR |
 //! | `write=BAR:OFFSET:VALUE` | writes them |
-//! | `until=N` | the end, with code 0, once the partition was restarted N times |
+//! | `until=N` | the end, once the partition was restarted N times |
 //! | `strict` | set_dataplane(STRICT), which must succeed |
 //! | `cpuid` | one exit |
 //!
@@ -101,7 +101,7 @@ impl Test<'_> {
             ("read" | "write", _) => return self.register(key == "write", value),
             ("until", Some(wanted)) => {
                 if u64::from(self.partition.restarts()) >= wanted {
-                    finish(0);
+                    finish(self.failures);
                 }
             }
             ("strict", _) => return set_dataplane(Dataplane::STRICT).is_ok(),

@@ -22,7 +22,7 @@ use crate::model::Manifest;
 /// The first eight bytes.
 pub const MAGIC: [u8; 8] = *b"CLSTRMFT";
 /// Version of the body's format. Another version is refused.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 const CHECKED: usize = 16;
 const HEADER: usize = 20;

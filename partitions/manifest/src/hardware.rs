@@ -201,6 +201,76 @@ impl FromStr for PciAddress {
     }
 }
 
+/// How a system file names a PCI function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceName {
+    /// By where it is.
+    Address(PciAddress),
+    /// By what it is: `1af4:1000#1`.
+    Id {
+        /// Vendor ID.
+        vendor: u16,
+        /// Device ID.
+        device: u16,
+        /// Which of those with these IDs, counted from 0 by bus, device and
+        /// function.
+        index: u8,
+    },
+}
+
+impl DeviceName {
+    /// The key under which a table `{ … }` has it.
+    #[must_use]
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Address(_) => "address",
+            Self::Id { .. } => "device",
+        }
+    }
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Id {
+                vendor,
+                device,
+                index,
+            } => write!(f, "{vendor:04x}:{device:04x}#{index}"),
+        }
+    }
+}
+
+/// A string names no PCI function by its IDs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotPciId;
+
+impl FromStr for DeviceName {
+    type Err = NotPciId;
+
+    /// `vendor:device#index`; `#0` may be left out.
+    fn from_str(text: &str) -> Result<Self, NotPciId> {
+        let id = |text: &str| {
+            let hexadecimal = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+            match hexadecimal && text.len() == 4 {
+                true => u16::from_str_radix(text, 16).map_err(|_| NotPciId),
+                false => Err(NotPciId),
+            }
+        };
+        let (ids, index) = text.split_once('#').unwrap_or((text, "0"));
+        let (vendor, device) = ids.split_once(':').ok_or(NotPciId)?;
+        if !index.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(NotPciId);
+        }
+        Ok(Self::Id {
+            vendor: id(vendor)?,
+            device: id(device)?,
+            index: index.parse().map_err(|_| NotPciId)?,
+        })
+    }
+}
+
 /// What keeps a device's DMA inside its partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Dma {
@@ -214,8 +284,8 @@ pub enum Dma {
 /// A PCI function that belongs to a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
-    /// Where it is.
-    pub address: PciAddress,
+    /// Which one.
+    pub name: DeviceName,
     /// What keeps its DMA in bounds.
     pub dma: Dma,
 }
@@ -242,6 +312,29 @@ mod tests {
             "0000:0g:03.0",
         ] {
             assert_eq!(wrong.parse::<PciAddress>(), Err(NotPciAddress), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn functions_are_named_by_their_ids() {
+        let id = |index| DeviceName::Id {
+            vendor: 0x1af4,
+            device: 0x1000,
+            index,
+        };
+        assert_eq!("1af4:1000#1".parse(), Ok(id(1)));
+        assert_eq!("1AF4:1000".parse(), Ok(id(0)));
+        assert_eq!(id(12).to_string(), "1af4:1000#12");
+        for wrong in [
+            "",
+            "1af4",
+            "1af4:100",
+            "1af4:1000#",
+            "1af4:1000#-1",
+            "1af4:1000#256",
+            "+af4:1000",
+        ] {
+            assert_eq!(wrong.parse::<DeviceName>(), Err(NotPciId), "{wrong}");
         }
     }
 

@@ -90,7 +90,7 @@ fn a_refusal_leaves_nothing_behind() {
     assert_eq!(manifest, Manifest::new());
 }
 
-/// The hypervisor has 64 KiB of stack and keeps the manifest in a static. This
+/// The boot core has 512 KiB of stack and keeps the manifest in a static. This
 /// build is not optimised, so it needs more than the hypervisor's.
 #[test]
 fn reading_and_checking_need_little_stack() {
@@ -105,7 +105,7 @@ fn reading_and_checking_need_little_stack() {
         (count, validate(&manifest).is_err())
     };
     let thread = std::thread::Builder::new()
-        .stack_size(48 * 1024)
+        .stack_size(96 * 1024)
         .spawn(check)
         .unwrap();
     let (count, refused) = thread.join().unwrap();

@@ -7,8 +7,9 @@ use std::path::Path;
 
 use cloister_abi::Dataplane;
 use cloister_manifest::{
-    Channel, Console, CpuSet, Device, Dma, Hypervisor, Linux, Machine, Manifest, Name, OnViolation,
-    Partition, PciAddress, PortRange, decode, encode, machine_problems, parse, problems, validate,
+    Channel, Console, CpuSet, Device, DeviceName, Dma, Hypervisor, Linux, Machine, Manifest, Name,
+    OnViolation, Partition, PciAddress, PortRange, decode, encode, machine_problems, parse,
+    problems, validate,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -46,11 +47,18 @@ fn device() -> impl Strategy<Value = Device> {
         any::<bool>(),
     )
         .prop_map(|(segment, bus, device, function, protected)| Device {
-            address: PciAddress {
-                segment,
-                bus,
-                device,
-                function,
+            name: match device % 8 {
+                7 => DeviceName::Id {
+                    vendor: segment,
+                    device: bus.into(),
+                    index: device,
+                },
+                _ => DeviceName::Address(PciAddress {
+                    segment,
+                    bus,
+                    device,
+                    function,
+                }),
             },
             dma: if protected {
                 Dma::Protected
@@ -173,7 +181,10 @@ fn one_owner_each(manifest: &Manifest) -> Result<(), &'static str> {
         }
         if !all_new(
             &mut devices,
-            partition.devices.iter().map(|device| device.address),
+            partition
+                .devices
+                .iter()
+                .map(|device| device.name.to_string()),
         ) {
             return Err("device");
         }

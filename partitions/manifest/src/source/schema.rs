@@ -6,7 +6,7 @@ use toml::de::DeTable;
 use super::report::Report;
 use super::table::{Field, Key, Table};
 use crate::cpuset::CpuSet;
-use crate::hardware::{Console, Device, Dma, PciAddress, PortRange};
+use crate::hardware::{Console, Device, DeviceName, Dma, PciAddress, PortRange};
 use crate::model::{
     Channel, DEFAULT_MAX_RESTARTS, Hypervisor, Linux, MAX_CHANNELS, Manifest, Name, OnViolation,
     Partition,
@@ -63,6 +63,7 @@ const PARTITION: &[Key] = &[
 const PORTS: &[Key] = &[key("base", "base = 0x3e8"), key("count", "count = 8")];
 const DEVICE: &[Key] = &[
     key("address", r#"address = "0000:00:03.0""#),
+    key("device", r#"device = "1af4:1000#1""#),
     key("dma", r#"dma = "unprotected""#),
 ];
 const CHANNEL: &[Key] = &[
@@ -309,14 +310,26 @@ fn ports(report: &mut Report, field: &Field<'_>) -> Option<PortRange> {
 fn device(report: &mut Report, field: &Field<'_>) -> Option<Device> {
     if !field.is_table() {
         return address(report, field).map(|address| Device {
-            address,
+            name: DeviceName::Address(address),
             dma: Dma::Protected,
         });
     }
     let table = field.as_table(report, DEVICE)?;
-    let address = table
-        .need(report, "address")
-        .and_then(|f| address(report, &f));
+    let name = match (table.get(report, "address"), table.get(report, "device")) {
+        (Some(_), Some(field)) => {
+            let both = "names a function that has an address already; leave one of the two out";
+            field.fail(report, both.to_owned());
+            None
+        }
+        (None, Some(field)) => id(report, &field),
+        (None, None) => {
+            let neither = "names no function; add address = \"0000:00:03.0\" or \
+                           device = \"1af4:1000#1\"";
+            field.fail(report, neither.to_owned());
+            None
+        }
+        (Some(field), None) => address(report, &field).map(DeviceName::Address),
+    };
     let values = [
         ("protected", Dma::Protected),
         ("unprotected", Dma::Unprotected),
@@ -326,7 +339,7 @@ fn device(report: &mut Report, field: &Field<'_>) -> Option<Device> {
         None => Some(Dma::Protected),
     };
     Some(Device {
-        address: address?,
+        name: name?,
         dma: dma?,
     })
 }
@@ -345,6 +358,22 @@ fn address(report: &mut Report, field: &Field<'_>) -> Option<PciAddress> {
         );
     }
     address
+}
+
+fn id(report: &mut Report, field: &Field<'_>) -> Option<DeviceName> {
+    let text = field.as_str(report)?;
+    let name = text.parse().ok();
+    if name.is_none() {
+        field.fail(
+            report,
+            format!(
+                "\"{}\" names no PCI function; write vendor:device#index, IDs as `lspci -n` shows \
+                 them and index below 256, as in \"1af4:1000#1\"",
+                text.escape_debug()
+            ),
+        );
+    }
+    name
 }
 
 fn ends(report: &mut Report, field: &Field<'_>) -> Option<[Name; 2]> {

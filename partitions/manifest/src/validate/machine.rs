@@ -208,8 +208,9 @@ fn devices(manifest: &Manifest, machine: &Machine<'_>, sink: Sink<'_>) {
                     format_args!(
                         "this machine has no usable IOMMU, so {0} could reach all memory; turn \
                          VT-d or AMD-Vi on in the firmware, or accept it: \
-                         {{ address = \"{0}\", dma = \"unprotected\" }}",
-                        device.address
+                         {{ {1} = \"{0}\", dma = \"unprotected\" }}",
+                        device.name,
+                        device.name.key()
                     ),
                 ));
             }

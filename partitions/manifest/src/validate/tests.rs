@@ -4,7 +4,7 @@ use cloister_abi::Dataplane;
 
 use super::machine::{Machine, machine_problems, validate_machine};
 use super::validate;
-use crate::{CpuSet, Device, Dma, Linux, Manifest, Partition, PortRange};
+use crate::{CpuSet, Device, DeviceName, Dma, Linux, Manifest, Partition, PortRange};
 
 const MIB: u64 = 1 << 20;
 
@@ -26,7 +26,7 @@ fn manifest() -> Manifest {
     .collect();
     let address = "0000:00:03.0".parse().unwrap();
     let devices = [Device {
-        address,
+        name: DeviceName::Address(address),
         dma: Dma::Protected,
     }]
     .into_iter()

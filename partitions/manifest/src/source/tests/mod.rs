@@ -128,7 +128,7 @@ fn every_key_is_read() {
     let devices: Vec<_> = spin
         .devices
         .iter()
-        .map(|d| (d.address.to_string(), d.dma))
+        .map(|d| (d.name.to_string(), d.dma))
         .collect();
     assert_eq!(devices[0], ("0000:00:03.0".to_owned(), Dma::Protected));
     assert_eq!(devices[1], ("0000:00:04.0".to_owned(), Dma::Unprotected));

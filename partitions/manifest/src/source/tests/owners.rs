@@ -229,6 +229,35 @@ fn devices_have_one_owner() {
             "use one of \"protected\", \"unprotected\"",
         )],
     );
+    let twice = "{ device = \"1af4:1000\" }, { device = \"1af4:1000#0\" }";
+    refused(
+        &other(twice),
+        &[(
+            "x.toml:32: partition[1].devices[1]: 1af4:1000#0 belongs to partition \"other\" already",
+            "take it out of one of the two",
+        )],
+    );
+    refused(
+        &other("{ device = \"1af4:1000#x\" }"),
+        &[(
+            "x.toml:32: partition[1].devices[0].device: \"1af4:1000#x\" names no PCI function",
+            "as in \"1af4:1000#1\"",
+        )],
+    );
+    refused(
+        &other("{ address = \"0000:00:05.0\", device = \"1af4:1000\" }"),
+        &[(
+            "x.toml:32: partition[1].devices[0].device: names a function that has an address",
+            "leave one of the two out",
+        )],
+    );
+    refused(
+        &other("{ dma = \"unprotected\" }"),
+        &[(
+            "x.toml:32: partition[1].devices[0]: names no function",
+            "device = \"1af4:1000#1\"",
+        )],
+    );
     refused(
         &other("\"0000:00:00.0\""),
         &[(
