@@ -19,7 +19,8 @@ fn ended() -> Ended {
         serde_json::json!({ "name": name, "cpus": [core], "state": state, "exit_code": 3,
             "restarts": 1, "detail": "triple fault", "dataplane": ["quiesce"],
             "exits": exits(2), "reasons": [], "interrupts_since_quiesce": 1,
-            "console": ["n=5 x", "n=7"], "violation": violation, "violations": [violation] })
+            "dma_faults": 0, "console": ["n=5 x", "n=7"], "violation": violation,
+            "violations": [violation] })
     };
     let core = |core: u32, quiet: u64| {
         serde_json::json!({ "core": core, "owner": "", "dataplane": [], "quiesce_count": quiet,
@@ -28,10 +29,10 @@ fn ended() -> Ended {
     let report = serde_json::json!({ "schema": 1, "platform": { "machine": "qemu",
         "accel": "tcg", "vendor": "amd", "cpus": 4, "version": "1" }, "outcome": "timeout",
         "detail": "late", "linux": { "state": "off", "cpus": [0], "run_status": 3,
-        "boot_seconds": 1.0, "exits": exits(0), "reasons": [] },
+        "boot_seconds": 1.0, "dma_faults": 0, "exits": exits(0), "reasons": [] },
         "partitions": [partition("ours", 1, "violated"), partition("never", 2, "failed")],
         "cores": [core(1, 1), core(2, 0)], "refused": [], "controls": [], "trace": [],
-        "traced": [], "interrupts": [], "interrupters": [],
+        "traced": [], "interrupts": [], "interrupters": [], "dma_faults": [],
         "seconds": 1.0 });
     Ended::new(Finished {
         report: serde_json::from_value(report).unwrap(),
