@@ -34,8 +34,8 @@ pub(crate) fn boot(vendor: &'static str, cpus: usize) {
 }
 
 /// The machine has an IOMMU, which is on.
-pub(crate) fn iommu(kind: &'static str) {
-    console::lock().record(&Record::Iommu(record::Iommu { kind }));
+pub(crate) fn iommu(kind: &'static str, interrupts: bool) {
+    console::lock().record(&Record::Iommu(record::Iommu { kind, interrupts }));
 }
 
 /// A control word of core `core`.

@@ -458,13 +458,13 @@ pub(crate) fn confine_devices<V: Vendor>(system: &'static System<V>) -> Result<(
         iommu.tell(core);
     }
     iommu.enable(core.map(|core| cores::core(core).apic_id()))?;
-    report::iommu(iommu.name());
     if iommu.remaps_interrupts() {
         // What the firmware left open is in the usual format.
         routes::mask_all();
         iommu.enable_interrupts()?;
         guest::begin(iommu, system.pci.functions, system.pool);
     }
+    report::iommu(iommu.name(), iommu.remaps_interrupts());
     Ok(())
 }
 

@@ -304,6 +304,8 @@ pub struct Control<S> {
 pub struct Iommu<S> {
     /// `vt-d` or `amd-vi`.
     pub kind: S,
+    /// It remaps interrupts.
+    pub interrupts: bool,
 }
 
 /// See [`Record::DmaFault`].

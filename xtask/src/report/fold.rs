@@ -98,6 +98,7 @@ impl Fold {
             cores: Vec::new(),
             refused: Vec::new(),
             iommu: None,
+            interrupt_remapping: false,
             dma_faults: Vec::new(),
             controls: Vec::new(),
             trace: Vec::new(),
@@ -187,7 +188,10 @@ impl Fold {
                 controls.retain(|c| (c.core, &c.name) != (control.core, &control.name));
                 controls.push(control);
             }
-            Record::Iommu(iommu) => self.report.iommu = Some(iommu.kind),
+            Record::Iommu(iommu) => {
+                self.report.iommu = Some(iommu.kind);
+                self.report.interrupt_remapping = iommu.interrupts;
+            }
             Record::DmaFault(fault) => {
                 let device = (fault.owner.clone(), fault.device.clone());
                 let total = self.dma_totals.entry(device).or_default();

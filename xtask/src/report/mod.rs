@@ -44,6 +44,8 @@ pub struct Report {
     /// The IOMMU that confines devices: `vt-d` or `amd-vi`; [`None`] where the
     /// machine has none.
     pub iommu: Option<String>,
+    /// It remaps interrupts, so that nobody forges one by DMA.
+    pub interrupt_remapping: bool,
     /// What devices reached for and did not get, in order; of a storm, the
     /// first of each device.
     pub dma_faults: Vec<DmaFault>,
