@@ -54,7 +54,7 @@ fn bring_up<V: Vendor>(info: &BootInfo) -> ! {
     let mut pci = Pci::find(firmware);
     let iommu = setup::or_stop(iommu::find(firmware, &pci, memory.pool));
     setup::or_stop(setup::validate(info, manifest, firmware, iommu.is_some()));
-    setup::or_stop(setup::devices(&mut pci, manifest));
+    setup::or_stop(setup::devices(&mut pci, manifest, iommu.is_some()));
     let system = setup::system::<V>(info, manifest, firmware, pci, iommu, &mut memory);
     let system = setup::or_stop(system);
     routes::find(system);

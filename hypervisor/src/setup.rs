@@ -289,8 +289,12 @@ pub(crate) fn validate(
 }
 
 /// Gives PCI functions to their owners.
-pub(crate) fn devices(pci: &mut Pci, manifest: &Manifest) -> Result<(), Complaint> {
-    pci::assign(pci, manifest)
+pub(crate) fn devices(
+    pci: &mut Pci,
+    manifest: &Manifest,
+    has_iommu: bool,
+) -> Result<(), Complaint> {
+    pci::assign(pci, manifest, has_iommu)
         .map_err(|problem| complaint(format_args!("the system file on this machine: {problem}")))
 }
 

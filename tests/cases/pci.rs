@@ -60,12 +60,26 @@ pub(crate) fn own_only(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// Behind each IOMMU consent is needless, and addresses are the partition's own.
+/// Behind each IOMMU consent is needless, and addresses are the partition's own;
+/// but behind a bridge that hides who asks nobody can own a function.
 pub(crate) fn behind_iommu(bench: &Bench) -> Result<()> {
     for iommu in [Iommu::Intel, Iommu::Amd] {
         let ended = two(bench, Some(iommu))?;
         ended.partition("first")?.says("unprotected=0 offset=0x0")?;
     }
+    let behind = "{ device = \"8086:100e\" }";
+    bench
+        .system(partitions([owner("first", 0, behind, "")]))
+        .iommu(Iommu::Intel)
+        .machine_argument("-device")
+        .machine_argument("pci-bridge,id=bridge,chassis_nr=1,addr=5")
+        .machine_argument("-device")
+        .machine_argument("e1000,bus=bridge,addr=1,romfile=")
+        .run_refused()?
+        .refused(&[
+            "partition[0].devices[0]",
+            "behind the conventional PCI bridge 00:05.0",
+        ])?;
     Ok(())
 }
 

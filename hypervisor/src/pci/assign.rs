@@ -28,14 +28,18 @@ const BRIDGE: u32 = 0x06;
     clippy::result_large_err,
     reason = "there is no heap to box it in; made once at boot"
 )]
-pub(crate) fn assign(pci: &mut Pci, manifest: &Manifest) -> Result<(), Problem> {
+pub(crate) fn assign(pci: &mut Pci, manifest: &Manifest, has_iommu: bool) -> Result<(), Problem> {
     for (index, partition) in manifest.partitions.iter().enumerate() {
         for (position, device) in partition.devices.iter().enumerate() {
             let key = format_args!("partition[{index}].devices[{position}]");
             let info = find(pci, device).ok_or_else(|| missing(device, key))?;
             check(pci, info, key)?;
+            if has_iommu {
+                check_path(pci, info, key)?;
+            }
             check_memory(info, end(manifest, partition), key)?;
             claim(pci, manifest, info, index, key)?;
+            super::isolate(pci, info.address);
             super::quiet(info);
         }
     }
@@ -136,6 +140,44 @@ fn check(pci: &Pci, info: &FunctionInfo, key: core::fmt::Arguments<'_>) -> Resul
                 ),
             ));
         }
+    }
+    Ok(())
+}
+
+/// Whether the IOMMU sees every request of the function, and as its own: each
+/// bridge on the way must send requests upstream, and a conventional one takes
+/// them over in its own name.
+#[expect(clippy::result_large_err, reason = "as above")]
+fn check_path(
+    pci: &Pci,
+    info: &FunctionInfo,
+    key: core::fmt::Arguments<'_>,
+) -> Result<(), Problem> {
+    let at = info.address;
+    let on_path = |bridge: &&FunctionInfo| bridge.leads_to(at);
+    for bridge in pci.functions.iter().filter(on_path) {
+        let Kind::Bridge { isolates, .. } = bridge.kind else {
+            continue;
+        };
+        let (behind, why) = match (bridge.capabilities.express, isolates) {
+            (0, _) => (
+                "conventional PCI bridge",
+                "others behind it have the same requester ID",
+            ),
+            (_, false) => (
+                "bridge without access control services (ACS)",
+                "others behind it can \
+                            be reached past the IOMMU",
+            ),
+            _ => continue,
+        };
+        return Err(Problem::error(
+            key,
+            format_args!(
+                "{at} is behind the {behind} {}: {why}; put it into another slot, or leave it out",
+                bridge.address
+            ),
+        ));
     }
     Ok(())
 }

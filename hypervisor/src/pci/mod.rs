@@ -29,8 +29,8 @@ pub(crate) use config::Access;
 pub(crate) use linux::fence;
 pub(crate) use memory::memory_write;
 pub(crate) use port::{PORTS, serve as port};
-pub(crate) use reset::quiet;
 use reset::{Method, reset};
+pub(crate) use reset::{isolate, quiet};
 
 /// Most functions of one machine.
 const MAX_FUNCTIONS: usize = 256;

@@ -57,6 +57,21 @@ impl Method {
     }
 }
 
+/// Has the bridges on the way to `at` send every request upstream, where they
+/// can (PCI Express Base Specification 5.0 §7.7.8.3).
+pub(crate) fn isolate(machine: &super::Pci, at: Address) {
+    const CONTROL: u16 = 6;
+    const REDIRECT: u32 = 1 << 0 | 1 << 2 | 1 << 3 | 1 << 4;
+    for bridge in machine.functions.iter().filter(|info| info.leads_to(at)) {
+        let start = bridge.capabilities.access_control;
+        if start != 0 {
+            let mut config = pci::lock();
+            let old = config.read_part(bridge.address, start + CONTROL, 2);
+            config.write_part(bridge.address, start + CONTROL, 2, old | REDIRECT);
+        }
+    }
+}
+
 /// Switches off its DMA and its interrupts.
 pub(crate) fn quiet(info: &FunctionInfo) {
     silence(&mut pci::lock(), info);

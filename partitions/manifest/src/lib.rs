@@ -97,7 +97,7 @@
 //! | `restart_window` | all time | only with `"restart"`: only restarts within so long count, `"60s"`, `"10m"` or `"1h"`; when it has passed since the first of them, counting begins anew |
 //! | `apic` | `false` | whether it gets its local APIC |
 //! | `ports` | `[]` | up to 16 ranges `{ base = 0x3e8, count = 8 }` of I/O ports. Those of the whole machine are nobody's ([`limits::MACHINE_PORTS`], and what the firmware names for power management and reset), nor is the hypervisor's console |
-//! | `devices` | `[]` | up to 8 PCI functions, as `lspci -D` shows them: `"0000:00:03.0"`; or `{ device = "1af4:1000#1" }`, the second one (counted from 0 by bus, device and function) with this vendor and device ID. They need an IOMMU. Where there is none, `{ address = "0000:00:03.0", dma = "unprotected" }` accepts that the partition can reach all memory. Nobody else finds them; `hypervisor/README.md`, "Devices", says what a partition may do with them |
+//! | `devices` | `[]` | up to 8 PCI functions, as `lspci -D` shows them: `"0000:00:03.0"`; or `{ device = "1af4:1000#1" }`, the second one (counted from 0 by bus, device and function) with this vendor and device ID. They need an IOMMU. Where there is none, `{ address = "0000:00:03.0", dma = "unprotected" }` accepts that the partition can reach all memory. Nobody else finds them; `hypervisor/README.md`, "PCI functions", says what a partition may do with them |
 //!
 //! # `[[channel]]`
 //!

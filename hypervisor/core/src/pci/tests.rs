@@ -276,3 +276,122 @@ fn accesses_stay_inside_a_register() {
     assert_eq!(part(0x1234_5678, 1, 1), 0x56);
     assert_eq!(part(0x1234_5678, 3, 2), u32::MAX);
 }
+
+/// Linux has cores 0 and 1, and nothing from 0xd000_0000 on, nor port 0xd000.
+struct Strict;
+
+impl Judge for Strict {
+    fn is_foreign(&self, claim: Claim) -> bool {
+        match claim {
+            Claim::Memory(first, last) => first <= 0xd000_0fff && 0xd000_0000 <= last,
+            Claim::Ports(first, last) => first <= 0xd000 && 0xd000 <= last,
+        }
+    }
+
+    fn may_send(&self, message: Message) -> bool {
+        matches!(message.address, 0xfee0_0000 | 0xfee0_1000) && message.data & 0x700 == 0
+    }
+
+    fn may_send_table(&self, _: &FunctionInfo) -> bool {
+        false
+    }
+
+    fn is_way_to_partition(&self, first: u8, last: u8) -> bool {
+        (first..=last).contains(&9)
+    }
+}
+
+/// Has Linux write to function `index` of the machine, in order; says what
+/// became of the last write.
+fn linux(index: usize, writes: &[(u16, u8, u32)]) -> Result<bool, &'static str> {
+    let mut space = machine();
+    let info = found(&mut space)[index];
+    // Everything can be written here.
+    if let Some(fake) = space.0.get_mut(&info.address.0) {
+        fake.writable = [u32::MAX; 0x400];
+    }
+    let mut last = Ok(true);
+    for &(offset, width, value) in writes {
+        let read = |offset: u16| space.read(info.address, offset);
+        last = decide_linux(&info, (offset, width, value), read, &Strict);
+        if last == Ok(true) {
+            let mask = lanes(offset, width).unwrap();
+            let old = space.read(info.address, offset & !3);
+            let new = old & !mask | (value << (offset % 4 * 8)) & mask;
+            space.write(info.address, offset & !3, new);
+        }
+    }
+    last
+}
+
+#[test]
+fn linux_moves_bars_where_nobody_else_is() {
+    const FOREIGN: Result<bool, &str> = Err("it would decode what is not Linux's");
+    // While it decodes, and when it is to begin to.
+    assert_eq!(linux(1, &[(0x10, 4, 0xd000_0000)]), FOREIGN);
+    assert_eq!(linux(1, &[(0x10, 4, 0xc000_0000)]), Ok(true));
+    let hidden = [(0x04, 2, 0), (0x10, 4, 0xd000_0000)];
+    assert_eq!(linux(1, &hidden), Ok(true));
+    assert_eq!(linux(1, &[hidden[0], hidden[1], (0x04, 2, 2)]), FOREIGN);
+    assert_eq!(linux(1, &[hidden[0], hidden[1], (0x04, 2, 1)]), Ok(true));
+    assert_eq!(
+        linux(1, &[(0x04, 2, 0), (0x14, 4, 0xd001), (0x04, 2, 1)]),
+        FOREIGN
+    );
+    // Sizing.
+    assert_eq!(linux(1, &[(0x04, 2, 0), (0x10, 4, u32::MAX)]), Ok(true));
+    // A bridge's windows, of memory and of ports.
+    assert_eq!(linux(2, &[(0x20, 4, 0xd000_cff0)]), FOREIGN);
+    assert_eq!(linux(2, &[(0x20, 4, 0xcff0_cf00)]), Ok(true));
+    assert_eq!(linux(2, &[(0x24, 4, 0xd000_d000)]), FOREIGN);
+    assert_eq!(linux(2, &[(0x1c, 2, 0xd0d0)]), FOREIGN);
+    assert_eq!(linux(2, &[(0x1c, 2, 0xc0d0)]), Ok(true));
+}
+
+#[test]
+fn linux_leaves_bridges_as_they_are() {
+    assert!(linux(2, &[(0x19, 1, 9)]).is_err());
+    assert_eq!(linux(2, &[(0x1b, 1, 9)]), Ok(true));
+    assert!(linux(0, &[(0x60, 4, 0xd000_0001)]).is_err());
+    assert_eq!(linux(0, &[(0x10, 4, u32::MAX)]), Ok(false));
+    assert_eq!(linux(0, &[(0x04, 2, 6)]), Ok(true));
+    // One on the way to a partition's function.
+    let mut space = machine();
+    let mut info = found(&mut space)[2];
+    info.kind = Kind::Bridge {
+        secondary: 8,
+        subordinate: 10,
+        isolates: true,
+    };
+    let read = |offset: u16| space.read(info.address, offset);
+    let write = |offset, value| decide_linux(&info, (offset, 2, value), read, &Strict);
+    assert!(write(0x3e, 0x40).is_err());
+    assert!(write(0x44, 3).is_err());
+    assert!(write(0x04, 0).is_err() || read(4) & 0xffff == 0);
+}
+
+#[test]
+fn linux_sends_messages_to_its_own_cores() {
+    let send = |address, data, control| {
+        linux(
+            1,
+            &[(0x54, 4, address), (0x5c, 2, data), (0x52, 2, control)],
+        )
+    };
+    assert_eq!(send(0xfee0_1000, 0x41, 0x81), Ok(true));
+    assert!(send(0xfee0_2000, 0x41, 0x81).is_err());
+    assert!(send(0xfee0_1000, 0x441, 0x81).is_err());
+    assert_eq!(send(0xfee0_2000, 0x41, 0x80), Ok(true));
+    assert!(linux(1, &[(0x5c, 2, 0x41), (0x52, 2, 0x81)]).is_err());
+    let on = [(0x54, 4, 0xfee0_0000), (0x52, 2, 0x81)];
+    assert!(linux(1, &[on[0], on[1], (0x54, 4, 0xfee0_3000)]).is_err());
+    assert!(
+        linux(1, &[(0xa2, 2, 0x8004)]).is_err(),
+        "the table is judged"
+    );
+    assert_eq!(
+        linux(1, &[(0xa2, 2, 0xc004)]),
+        Ok(true),
+        "masked as a whole"
+    );
+}
