@@ -27,7 +27,7 @@ use raw_cpuid::CpuId;
 use x86::msr::{IA32_EFER, IA32_PAT};
 
 use crate::arch::memory::FramePool;
-use crate::arch::{cpu, msr};
+use crate::arch::{apic, cpu, msr, percpu};
 use crate::virt::{Unsupported, Vendor};
 
 pub(crate) use permissions::SvmPermissions;
@@ -171,6 +171,11 @@ impl Vendor for Svm {
 
     fn drain_interrupt() {
         entry::with_gif(cpu::open_interrupt_window);
+        // An NMI that came in as well is to exit like any other: it comes once
+        // more, and is held back until the next entry.
+        if percpu::this().take_nmi() {
+            apic::send_nmi(apic::id());
+        }
     }
 }
 
