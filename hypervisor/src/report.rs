@@ -54,7 +54,7 @@ pub(crate) fn linux(state: LinuxState) {
 }
 
 /// A partition's state has changed.
-pub(crate) fn partition<V: Vendor>(partition: &Partition<V>) {
+pub(crate) fn state<V: Vendor>(partition: &Partition<V>) {
     let detail = partition.life.detail.lock().clone();
     console::lock().record(&Record::Partition(record::Partition {
         name: partition.name(),
@@ -63,6 +63,11 @@ pub(crate) fn partition<V: Vendor>(partition: &Partition<V>) {
         restarts: partition.life.status.restarts.load(Ordering::Relaxed),
         detail: &detail,
     }));
+}
+
+/// The same, with the counters of its cores.
+pub(crate) fn partition<V: Vendor>(partition: &Partition<V>) {
+    state(partition);
     for core in partition.config.cpus.iter() {
         counters(core);
     }

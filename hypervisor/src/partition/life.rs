@@ -117,7 +117,13 @@ pub(crate) fn core_parked<V: Vendor>(core: &Core<V>, partition: &Partition<V>) {
         restart(core, partition);
         return;
     }
-    report::partition(partition);
+    if life.state() == PartitionState::Stopped {
+        // The operator waits, and reads the counters in place; a serial line
+        // takes long for them.
+        report::state(partition);
+    } else {
+        report::partition(partition);
+    }
     log::info!(
         "partition \"{}\" is {}",
         partition.name(),
