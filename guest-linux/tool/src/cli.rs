@@ -68,13 +68,16 @@ pub(crate) enum Verb {
         #[arg(short, long)]
         follow: bool,
     },
-    /// Live counters of every core, until interrupted.
+    /// Live counters of every core.
+    ///
+    /// On a terminal a screen, until "q"; otherwise text, or with --json one
+    /// line for each reading.
     Top {
         /// Seconds between two readings.
         #[arg(short, long, default_value_t = 1.0, value_parser = seconds)]
         interval: f64,
-        /// Stop after so many readings. When standard output is no terminal,
-        /// the default is 1.
+        /// Print so many readings instead of showing a screen. When standard
+        /// output is no terminal, the default is 1.
         #[arg(short = 'n', long)]
         count: Option<u64>,
     },
@@ -84,10 +87,14 @@ pub(crate) enum Verb {
         /// Only this partition's.
         name: Option<String>,
         /// Go on until interrupted.
-        #[arg(short, long, conflicts_with = "perfetto")]
+        #[arg(short, long)]
         follow: bool,
-        /// Write them to FILE as Chrome trace events, which ui.perfetto.dev
-        /// and chrome://tracing open.
+        /// With --follow: stop after so long.
+        #[arg(long, value_name = "S", value_parser = seconds, requires = "follow")]
+        seconds: Option<f64>,
+        /// Write them to FILE ("-" is standard output) as Chrome trace events,
+        /// which ui.perfetto.dev and chrome://tracing open. With --follow, all
+        /// from now on until interrupted.
         #[arg(long, value_name = "FILE")]
         perfetto: Option<PathBuf>,
     },
@@ -95,6 +102,38 @@ pub(crate) enum Verb {
     Channel {
         #[command(subcommand)]
         verb: ChannelVerb,
+    },
+    /// Who interrupts one of Linux's own CPUs: DEBUG on it for a while.
+    ///
+    /// Each source of interrupts with its count, the longest time for which it
+    /// took the CPU away, and who sent it. To measure that time, a loop of this
+    /// tool runs on the CPU meanwhile; --passive leaves the CPU to what runs
+    /// there. DEBUG ends with the tool, even if it is killed.
+    Watch {
+        /// The CPU, as Linux counts them.
+        #[arg(long, value_name = "N")]
+        cpu: u32,
+        /// For how long; or until interrupted.
+        #[arg(long, value_name = "S", default_value_t = 10.0, value_parser = seconds)]
+        seconds: f64,
+        /// Count only, and measure nothing.
+        #[arg(long)]
+        passive: bool,
+    },
+    /// Stop, start and restart a partition over and over, and say how long each
+    /// call took.
+    ///
+    /// Times are TSC cycles: of the call, and from the call until it had its
+    /// effect.
+    Cycle {
+        /// The partition.
+        name: String,
+        /// How often.
+        #[arg(short = 'n', long, default_value_t = 100)]
+        rounds: u64,
+        /// Load this program each time it is stopped.
+        #[arg(long, value_name = "FILE")]
+        load: Option<PathBuf>,
     },
     /// Validate a system file.
     Check {
@@ -111,6 +150,16 @@ pub(crate) enum Verb {
     },
     /// What this machine has and lacks for Cloister.
     Hardware,
+    /// Print the completion script for a shell.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, of all or of one verb: cloister man | man -l -
+    Man {
+        /// The verb.
+        verb: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

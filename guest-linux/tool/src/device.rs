@@ -23,6 +23,8 @@ const DEVICES: &str = "/sys/bus/pci/devices";
 pub(crate) struct Device {
     folder: PathBuf,
     statistics: Mapping,
+    /// The control page, to look at.
+    control: Mapping,
 }
 
 impl Device {
@@ -33,10 +35,29 @@ impl Device {
     pub(crate) fn open() -> Result<Self> {
         let folder = find()?;
         enable(&folder)?;
-        let file = open(&folder, 2, false)?;
-        let statistics = Mapping::new(&file, STATISTICS_BYTES as usize, false)
-            .with_context(|| format!("{}/resource2", folder.display()))?;
-        let device = Self { folder, statistics };
+        Self::at(folder)
+    }
+
+    /// The same again, for another thread.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(crate) fn again(&self) -> Result<Self> {
+        Self::at(self.folder.clone())
+    }
+
+    fn at(folder: PathBuf) -> Result<Self> {
+        let map = |bar, bytes: u32| {
+            let file = open(&folder, bar, false)?;
+            Mapping::new(&file, bytes as usize, false)
+                .with_context(|| format!("{}/resource{bar}", folder.display()))
+        };
+        let (control, statistics) = (map(0, CONTROL_BYTES)?, map(2, STATISTICS_BYTES)?);
+        let device = Self {
+            folder,
+            statistics,
+            control,
+        };
         let header = device.header()?;
         if header.magic.load(Ordering::Acquire) != STATISTICS_MAGIC {
             return Err(Failure::NoDevice(format!(
@@ -101,13 +122,24 @@ impl Device {
         control.call(Operation::Load, partition, length)
     }
 
-    /// Stores refused since boot.
+    /// The control page, to look at.
     ///
     /// # Errors
-    /// As [`Self::call`].
-    pub(crate) fn refused(&self) -> Result<u64> {
-        let control = Control::lock(&self.folder)?;
-        Ok(control.page()?.refused.load(Ordering::Relaxed))
+    /// None in practice: the mapping is large enough.
+    pub(crate) fn control(&self) -> Result<&ControlPage> {
+        self.control.view(0)
+    }
+
+    /// Keeps other watchers off until this is dropped. Others see and control
+    /// partitions meanwhile.
+    ///
+    /// # Errors
+    /// Somebody watches already.
+    pub(crate) fn lock_watch(&self) -> Result<File> {
+        let file = open(&self.folder, 2, false)?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive)
+            .context("another \"cloister watch\" is at work; one at a time")?;
+        Ok(file)
     }
 }
 

@@ -4,13 +4,18 @@
 //! on Linux's bus (`cloister_abi::control`): what is read costs no VM exit, on
 //! no core; what is done is one store.
 
+mod address;
 mod channels;
 mod cli;
 mod device;
 mod failure;
 mod mapping;
 mod output;
+mod rings;
+mod signals;
 mod snapshot;
+mod symbols;
+mod tsc;
 mod verbs;
 
 use std::process::ExitCode;
@@ -27,8 +32,17 @@ fn main() -> ExitCode {
             if output::is_broken_pipe(&error) {
                 return ExitCode::SUCCESS;
             }
-            eprintln!("cloister: {error:#}");
-            ExitCode::from(failure::status(&error))
+            let status = failure::status(&error);
+            if arguments.json {
+                let error = format!("{error:#}");
+                eprintln!(
+                    "{}",
+                    serde_json::json!({ "error": error, "status": status })
+                );
+            } else {
+                eprintln!("cloister: {error:#}");
+            }
+            ExitCode::from(status)
         }
     }
 }

@@ -1,4 +1,4 @@
-//! BARs in this process's memory. The only unsafe code of the tool.
+//! BARs in this process's memory.
 
 use std::fs::File;
 use std::mem::{align_of, size_of};
@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use cloister_abi::CoreCounters;
 use cloister_abi::channel::FunctionPage;
 use cloister_abi::control::{ControlPage, PartitionStatus, StatisticsHeader};
+use cloister_abi::interrupts::InterruptTable;
 use cloister_abi::shared::ConsoleRing;
 use cloister_abi::trace::TraceRing;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -40,6 +41,8 @@ unsafe impl Shared for ConsoleRing {}
 unsafe impl Shared for TraceRing {}
 // SAFETY: what is not atomic was written before Linux ran, and never again.
 unsafe impl Shared for FunctionPage {}
+// SAFETY: as above.
+unsafe impl Shared for InterruptTable {}
 
 impl Mapping {
     /// Maps the first `length` bytes of `file`.
@@ -127,3 +130,7 @@ impl Drop for Mapping {
         let _ = unsafe { munmap(self.address.cast(), self.length) };
     }
 }
+
+// SAFETY: it is shared memory, of which only atomics are seen by reference
+// (`Shared`), and it belongs to no thread.
+unsafe impl Send for Mapping {}

@@ -16,6 +16,18 @@ pub(crate) fn json(value: &impl Serialize) -> Result<()> {
     Ok(())
 }
 
+/// Prints `value` as one line of JSON: one of many.
+///
+/// # Errors
+/// Standard output is closed.
+pub(crate) fn json_line(value: &impl Serialize) -> Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer(&mut out, value)?;
+    writeln!(out)?;
+    out.flush()?;
+    Ok(())
+}
+
 /// Prints `text`, which ends with a new line.
 ///
 /// # Errors

@@ -5,13 +5,12 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use anyhow::{Result, bail};
 use cloister_abi::control::{PartitionStatus, StatisticsHeader};
-use cloister_abi::shared::{CONSOLE_BYTES, ConsoleRing};
-use cloister_abi::trace::{CONTINUATION, TraceRecord, TraceRing};
 use cloister_abi::{
     BACKTRACE_FRAMES, CoreCounters, Dataplane, MAX_CORES, MAX_PARTITIONS, PartitionState, Reason,
 };
 use serde::Serialize;
 
+use crate::address::Address;
 use crate::device::Device;
 use crate::failure::Failure;
 
@@ -21,7 +20,12 @@ pub(crate) struct Machine {
     /// `amd` or `intel`.
     pub(crate) vendor: &'static str,
     pub(crate) tsc_hz: u64,
-    /// Linux's own cores.
+    /// Bytes of `hypervisor.memory` that have not been handed out.
+    pub(crate) memory_left: u64,
+    /// Calls served, and malformed stores refused, since boot.
+    pub(crate) calls: u64,
+    pub(crate) refused_stores: u64,
+    /// Linux's own cores, in the order of its CPU numbers.
     pub(crate) linux: Vec<u32>,
     pub(crate) partitions: Vec<Partition>,
     pub(crate) cores: Vec<Core>,
@@ -58,10 +62,10 @@ pub(crate) struct Partition {
 pub(crate) struct Violation {
     pub(crate) core: u32,
     pub(crate) reason: &'static str,
-    pub(crate) rip: u64,
-    pub(crate) cr3: u64,
+    pub(crate) rip: Address,
+    pub(crate) cr3: Address,
     pub(crate) tsc: u64,
-    pub(crate) backtrace: Vec<u64>,
+    pub(crate) backtrace: Vec<Address>,
 }
 
 /// One core.
@@ -76,6 +80,8 @@ pub(crate) struct Core {
     pub(crate) since_quiesce: u64,
     pub(crate) interrupts_since_quiesce: u64,
     pub(crate) quiesce_count: u64,
+    /// Hypercalls from user mode, each refused.
+    pub(crate) user_hypercalls: u64,
     pub(crate) by_reason: Vec<ReasonCount>,
 }
 
@@ -89,14 +95,14 @@ pub(crate) struct ReasonCount {
     pub(crate) cycles: u64,
     /// The longest of them.
     pub(crate) worst: u64,
-    pub(crate) last_rip: u64,
+    pub(crate) last_rip: Address,
 }
 
-fn get(value: &AtomicU64) -> u64 {
+pub(crate) fn get(value: &AtomicU64) -> u64 {
     value.load(Ordering::Relaxed)
 }
 
-fn get32(value: &AtomicU32) -> u32 {
+pub(crate) fn get32(value: &AtomicU32) -> u32 {
     value.load(Ordering::Relaxed)
 }
 
@@ -130,7 +136,7 @@ fn reason(number: usize) -> &'static str {
         .map_or("unknown", |reason| reason.name())
 }
 
-fn offset(base: u32, index: usize, size: usize) -> usize {
+pub(crate) fn offset(base: u32, index: usize, size: usize) -> usize {
     base as usize + index * size
 }
 
@@ -210,13 +216,13 @@ impl Device {
             last_violation: (violations != 0).then(|| Violation {
                 core: get32(&status.violation_core),
                 reason: reason(get32(&status.violation_reason) as usize),
-                rip: get(&status.violation_rip),
-                cr3: get(&status.violation_cr3),
+                rip: Address(get(&status.violation_rip)),
+                cr3: Address(get(&status.violation_cr3)),
                 tsc: get(&status.violation_tsc),
                 backtrace: {
                     let frames = usize::try_from(get(&status.frames)).unwrap_or(0);
                     let frames = status.backtrace.iter().take(frames.min(BACKTRACE_FRAMES));
-                    frames.map(get).collect()
+                    frames.map(get).map(Address).collect()
                 },
             }),
             detail: (!detail.is_empty()).then_some(detail),
@@ -231,6 +237,7 @@ impl Device {
     /// The area makes no sense.
     pub(crate) fn machine(&self) -> Result<Machine> {
         let (header, cores, _) = self.counted()?;
+        let control = self.control()?;
         let partitions = self.partitions()?;
         let linux = set(get(&header.linux));
         let owner = |core: u32| {
@@ -250,6 +257,9 @@ impl Device {
                 "intel"
             },
             tsc_hz: get(&header.tsc_hz),
+            memory_left: get(&header.memory_left),
+            calls: get(&control.served),
+            refused_stores: get(&control.refused),
             linux,
             partitions,
             cores,
@@ -277,6 +287,7 @@ impl Device {
             since_quiesce: get(&counters.since_quiesce),
             interrupts_since_quiesce: get(&counters.interrupts_since_quiesce),
             quiesce_count: get(&counters.quiesce_count),
+            user_hypercalls: get(&counters.user_hypercalls),
             by_reason: by_reason
                 .filter(|(_, count)| get(&count.total) != 0)
                 .map(|(index, count)| ReasonCount {
@@ -285,74 +296,9 @@ impl Device {
                     since_quiesce: get(&count.since_quiesce),
                     cycles: get(&count.cycles),
                     worst: get(&count.worst),
-                    last_rip: get(&count.last_rip),
+                    last_rip: Address(get(&count.last_rip)),
                 })
                 .collect(),
         })
-    }
-
-    /// Adds to `text` what partition `index` has printed from position `from`
-    /// on, as far as it is still there; returns the next position. A position
-    /// beyond what was written starts over: the partition has been restarted.
-    ///
-    /// # Errors
-    /// The ring lies outside the area.
-    pub(crate) fn console(&self, index: u8, from: u64, text: &mut Vec<u8>) -> Result<u64> {
-        let base = get32(&self.header()?.consoles);
-        let at = offset(base, usize::from(index), size_of::<ConsoleRing>());
-        let ring: &ConsoleRing = self.statistics().view(at)?;
-        let size = CONSOLE_BYTES as u64;
-        let written = ring.written.load(Ordering::Acquire);
-        let from = if from > written { 0 } else { from };
-        for position in from.max(written.saturating_sub(size))..written {
-            let slot = usize::try_from(position % size)?;
-            if let Some(byte) = ring.bytes.get(slot) {
-                text.push(byte.load(Ordering::Relaxed));
-            }
-        }
-        Ok(written)
-    }
-
-    /// The traced exits of core `number` after the record numbered `seen` that
-    /// are still there, oldest first, and how many records there ever were.
-    ///
-    /// # Errors
-    /// The ring lies outside the area.
-    pub(crate) fn trace(&self, number: u32, seen: u64) -> Result<(Vec<Traced>, u64)> {
-        let base = get32(&self.header()?.traces);
-        let at = offset(base, number as usize, size_of::<TraceRing>());
-        let ring: &TraceRing = self.statistics().view(at)?;
-        let mut traced: Vec<Traced> = Vec::new();
-        let (written, _) = ring.read(|record| {
-            if record.sequence <= seen {
-                return;
-            }
-            if record.reason != CONTINUATION {
-                traced.push(Traced::new(record));
-            } else if let Some(last) = traced.last_mut() {
-                let missing = usize::from(last.record.frames).saturating_sub(last.frames.len());
-                let frames = record.continued();
-                last.frames.extend(frames.iter().take(missing));
-            }
-        });
-        Ok((traced, written))
-    }
-}
-
-/// A traced exit, with the guest's return addresses where they were taken.
-#[derive(Clone, Debug)]
-pub(crate) struct Traced {
-    pub(crate) record: TraceRecord,
-    pub(crate) frames: Vec<u64>,
-}
-
-impl Traced {
-    fn new(record: &TraceRecord) -> Self {
-        let known = record.frames != 0;
-        Self {
-            record: *record,
-            // The first return address is RIP itself.
-            frames: known.then_some(record.rip).into_iter().collect(),
-        }
     }
 }

@@ -23,7 +23,7 @@ pub(super) fn show(device: &Device, name: &str, follow: bool, json: bool) -> Res
             return output::json(&serde_json::json!({ "name": name, "console": text }));
         }
         if json && !text.is_empty() {
-            output::json(&serde_json::json!({ "name": name, "console": text }))?;
+            output::json_line(&serde_json::json!({ "name": name, "console": text }))?;
         } else if !text.is_empty() {
             let mut out = io::stdout().lock();
             out.write_all(text.as_bytes())?;

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::device::Device;
 use crate::output;
-use crate::snapshot::{Core, Partition};
+use crate::snapshot::{Core, Partition, get};
 
 /// Numbers, comma-separated.
 fn numbers(list: &[u32]) -> String {
@@ -89,7 +89,7 @@ pub(super) fn show(device: &Device, name: &str, json: bool) -> Result<()> {
     cores.retain(|core| partition.cpus.contains(&core.core));
     if json {
         return output::json(&Shown {
-            refused_stores: device.refused()?,
+            refused_stores: get(&device.control()?.refused),
             partition,
             cores,
         });
@@ -121,7 +121,7 @@ pub(super) fn show(device: &Device, name: &str, json: bool) -> Result<()> {
         line(
             "violations",
             &format!(
-                "{}; the last: {} on core {} at rip {:#x}, cr3 {:#x}",
+                "{}; the last: {} on core {} at rip {}, cr3 {}",
                 partition.violations,
                 violation.reason,
                 violation.core,
@@ -130,7 +130,7 @@ pub(super) fn show(device: &Device, name: &str, json: bool) -> Result<()> {
             ),
         );
         for frame in &violation.backtrace {
-            line("", &format!("{frame:#x}"));
+            line("", &frame.to_string());
         }
     }
     for core in &cores {
@@ -159,7 +159,7 @@ pub(super) fn show(device: &Device, name: &str, json: bool) -> Result<()> {
                 count.since_quiesce.to_string(),
                 (count.cycles / count.total.max(1)).to_string(),
                 count.worst.to_string(),
-                format!("{:#x}", count.last_rip),
+                count.last_rip.to_string(),
             ]);
         }
         text.push_str(&output::table(&rows));

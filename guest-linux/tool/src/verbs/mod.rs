@@ -2,13 +2,19 @@
 
 mod channel;
 mod console;
+mod cycle;
 mod hardware;
 mod life;
 mod list;
+mod manual;
+mod perfetto;
 mod program;
 mod system;
 mod top;
 mod trace;
+mod watch;
+
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -34,13 +40,28 @@ pub(crate) fn run(cli: &Cli) -> Result<()> {
         Verb::Trace {
             name,
             follow,
+            seconds,
             perfetto,
+        } => trace::trace(
+            &Device::open()?,
+            &trace::Request {
+                name: name.as_deref(),
+                follow: *follow,
+                limit: seconds.map(Duration::from_secs_f64),
+                perfetto: perfetto.as_deref(),
+                json,
+            },
+        ),
+        Verb::Watch {
+            cpu,
+            seconds,
+            passive,
         } => {
-            let device = Device::open()?;
-            match perfetto {
-                Some(file) => trace::perfetto(&device, name.as_deref(), file),
-                None => trace::show(&device, name.as_deref(), *follow, json),
-            }
+            let time = Duration::from_secs_f64(*seconds);
+            watch::watch(&Device::open()?, *cpu, time, *passive, json)
+        }
+        Verb::Cycle { name, rounds, load } => {
+            cycle::cycle(&Device::open()?, name, *rounds, load.as_deref(), json)
         }
         Verb::Channel { verb } => match verb {
             ChannelVerb::List => channel::list(json),
@@ -58,5 +79,7 @@ pub(crate) fn run(cli: &Cli) -> Result<()> {
         Verb::Check { file } => system::check(file, json),
         Verb::Compile { file, output } => system::compile(file, output, json),
         Verb::Hardware => hardware::show(json),
+        Verb::Completion { shell } => manual::completion(*shell),
+        Verb::Man { verb } => manual::page(verb.as_deref()),
     }
 }

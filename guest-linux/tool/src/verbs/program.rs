@@ -14,8 +14,7 @@ use crate::output;
 /// `cloister load NAME FILE`.
 pub(super) fn load(device: &Device, name: &str, file: &Path, json: bool) -> Result<()> {
     let partition = device.partition(name)?;
-    let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let image = trim(bytes).with_context(|| format!("{}", file.display()))?;
+    let image = image(file)?;
     device
         .load(partition.index, &image)
         .with_context(|| format!("{}", file.display()))?;
@@ -27,6 +26,15 @@ pub(super) fn load(device: &Device, name: &str, file: &Path, json: bool) -> Resu
         "{name}: loaded {} bytes; \"cloister start {name}\" starts it\n",
         image.len()
     ))
+}
+
+/// What is handed over of the program in `file`.
+///
+/// # Errors
+/// It cannot be read, or is no ELF program.
+pub(super) fn image(file: &Path) -> Result<Vec<u8>> {
+    let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    trim(bytes).with_context(|| format!("{}", file.display()))
 }
 
 /// The file without symbols, debug information and section headers.

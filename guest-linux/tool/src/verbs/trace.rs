@@ -1,41 +1,50 @@
 //! `trace`: what the cores' rings hold, decoded.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::BufWriter;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use cloister_abi::Reason;
 use cloister_abi::trace::{InterruptKind, TRACE_RECORDS, TraceRecord};
 use serde::Serialize;
-use serde_json::{Value, json};
 
+use crate::address::Address;
 use crate::device::Device;
-use crate::output;
-use crate::snapshot::{Machine, Traced};
+use crate::snapshot::Machine;
+use crate::verbs::perfetto;
+use crate::{output, signals, symbols};
 
 /// How often rings are looked at: 255 records fit.
 const POLL: Duration = Duration::from_millis(20);
-/// TSC frequency where the machine tells none: cycles then count as
-/// nanoseconds.
-const UNKNOWN_HZ: u64 = 1_000_000_000;
+
+/// What to show of which cores.
+#[derive(Debug)]
+pub(super) struct Request<'a> {
+    /// A partition; or all cores.
+    pub(super) name: Option<&'a str>,
+    pub(super) follow: bool,
+    /// How long to follow.
+    pub(super) limit: Option<Duration>,
+    /// Where to export to.
+    pub(super) perfetto: Option<&'a Path>,
+    pub(super) json: bool,
+}
 
 /// One traced exit.
-#[derive(Serialize)]
-struct Line {
-    core: u32,
-    owner: Option<String>,
-    sequence: u64,
-    tsc: u64,
-    reason: &'static str,
-    about: String,
-    rip: u64,
-    cr3: u64,
-    cycles: u64,
+#[derive(Debug, Serialize)]
+pub(super) struct Line {
+    pub(super) core: u32,
+    pub(super) owner: Option<String>,
+    pub(super) sequence: u64,
+    pub(super) tsc: u64,
+    pub(super) reason: &'static str,
+    pub(super) about: String,
+    pub(super) rip: Address,
+    pub(super) cr3: Address,
+    pub(super) cycles: u64,
     /// Return addresses of what was interrupted.
-    backtrace: Vec<u64>,
+    pub(super) backtrace: Vec<Address>,
 }
 
 fn reason(record: &TraceRecord) -> Option<Reason> {
@@ -62,22 +71,27 @@ fn about(record: &TraceRecord) -> String {
 /// Vector, kind of source, and who it is.
 fn interrupter(record: &TraceRecord) -> String {
     let kind = InterruptKind::from_code(record.source);
-    let value = record.qualification >> 32;
-    let who = match kind {
-        InterruptKind::Msi => format!(
-            " of {:02x}:{:02x}.{}",
-            value >> 8 & 0xff,
-            value >> 3 & 0x1f,
-            value & 7
-        ),
-        InterruptKind::IoApic => format!(" interrupt {value}"),
-        _ => String::new(),
-    };
+    let detail = u32::try_from(record.qualification >> 32).unwrap_or(0);
     let sender = match record.sender {
         u32::MAX => String::new(),
-        core => format!(" from core {core} at rip {:#x}", record.sender_rip),
+        core => format!(" from core {core} at {}", symbols::name(record.sender_rip)),
     };
-    format!("vector {} {}{who}{sender}", record.vector, kind.name())
+    let origin = origin(kind, detail);
+    format!("vector {} {}{origin}{sender}", record.vector, kind.name())
+}
+
+/// The device or pin that `detail` of an interrupt stands for, after a space.
+pub(super) fn origin(kind: InterruptKind, detail: u32) -> String {
+    match kind {
+        InterruptKind::Msi => format!(
+            " of {:02x}:{:02x}.{}",
+            detail >> 8 & 0xff,
+            detail >> 3 & 0x1f,
+            detail & 7
+        ),
+        InterruptKind::IoApic => format!(" pin {detail}"),
+        _ => String::new(),
+    }
 }
 
 /// The cores to look at.
@@ -93,47 +107,97 @@ fn owner(machine: &Machine, number: u32) -> Option<String> {
     core.and_then(|core| core.owner.clone())
 }
 
-/// `cloister trace [NAME] [-f]`.
-pub(super) fn show(device: &Device, name: Option<&str>, follow: bool, json: bool) -> Result<()> {
-    let machine = device.machine()?;
-    let cores = cores(device, &machine, name)?;
-    let mut seen: BTreeMap<u32, u64> = BTreeMap::new();
-    loop {
+/// The rings of some cores, read on and on.
+struct Reader<'a> {
+    device: &'a Device,
+    owners: Vec<(u32, Option<String>)>,
+    seen: BTreeMap<u32, u64>,
+    /// Records that were overwritten before they were read.
+    lost: u64,
+}
+
+impl Reader<'_> {
+    /// What is new, in order.
+    fn read(&mut self) -> Result<Vec<Line>> {
         let mut lines = Vec::new();
-        for &core in &cores {
-            let from = seen.get(&core).copied().unwrap_or(0);
-            let (records, written) = device.trace(core, from)?;
-            if from != 0 && written.saturating_sub(from) > TRACE_RECORDS as u64 {
-                eprintln!("core {core}: records were overwritten before they were read");
+        for (core, owner) in &self.owners {
+            let from = self.seen.get(core).copied().unwrap_or(0);
+            let (records, written) = self.device.trace(*core, from)?;
+            if from != 0 {
+                let room = TRACE_RECORDS as u64;
+                self.lost += written.saturating_sub(from).saturating_sub(room);
             }
-            seen.insert(core, written);
+            self.seen.insert(*core, written);
             lines.extend(records.into_iter().map(|traced| Line {
-                core,
-                owner: owner(&machine, core),
+                core: *core,
+                owner: owner.clone(),
                 sequence: traced.record.sequence,
                 tsc: traced.record.tsc,
                 reason: reason(&traced.record).map_or("unknown", Reason::name),
                 about: about(&traced.record),
-                rip: traced.record.rip,
-                cr3: traced.record.cr3,
+                rip: Address(traced.record.rip),
+                cr3: Address(traced.record.cr3),
                 cycles: traced.record.cycles,
-                backtrace: traced.frames,
+                backtrace: traced.frames.into_iter().map(Address).collect(),
             }));
         }
         lines.sort_by_key(|line| line.tsc);
-        if json {
-            if follow {
-                lines.iter().try_for_each(output::json)?;
-            } else {
-                output::json(&lines)?;
-            }
-        } else if !lines.is_empty() {
-            output::text(&table(&lines))?;
+        Ok(lines)
+    }
+}
+
+/// `cloister trace`.
+pub(super) fn trace(device: &Device, request: &Request<'_>) -> Result<()> {
+    let machine = device.machine()?;
+    let cores = cores(device, &machine, request.name)?;
+    let mut reader = Reader {
+        device,
+        owners: cores
+            .into_iter()
+            .map(|core| (core, owner(&machine, core)))
+            .collect(),
+        seen: BTreeMap::new(),
+        lost: 0,
+    };
+    // An export is finished when the user has seen enough; a listing needs
+    // nothing more.
+    let stop = match request.perfetto {
+        Some(_) if request.follow => Some(signals::end()?),
+        _ => None,
+    };
+    let began = Instant::now();
+    let mut kept = Vec::new();
+    let mut told = 0;
+    loop {
+        let lines = reader.read()?;
+        if request.perfetto.is_some() {
+            kept.extend(lines);
+        } else {
+            show(&lines, request)?;
         }
-        if !follow {
-            return Ok(());
+        if reader.lost > told {
+            told = reader.lost;
+            eprintln!("{told} records were overwritten before they were read");
+        }
+        let over = request.limit.is_some_and(|limit| began.elapsed() >= limit);
+        let stopped = stop.as_ref().is_some_and(signals::End::asked);
+        if !request.follow || over || stopped {
+            break;
         }
         std::thread::sleep(POLL);
+    }
+    match request.perfetto {
+        Some(file) => perfetto::export(&machine, &reader.owners, &kept, file, request.json),
+        None => Ok(()),
+    }
+}
+
+fn show(lines: &[Line], request: &Request<'_>) -> Result<()> {
+    match (request.json, request.follow) {
+        (true, true) => lines.iter().try_for_each(output::json_line),
+        (true, false) => output::json(&lines),
+        (false, _) if lines.is_empty() => Ok(()),
+        (false, _) => output::text(&table(lines)),
     }
 }
 
@@ -142,82 +206,21 @@ fn table(lines: &[Line]) -> String {
     for line in lines {
         let owner = line.owner.as_deref().unwrap_or("-");
         text.push_str(&format!(
-            "{:>16} core {} {owner} #{} {} {} rip {:#x} cr3 {:#x}, {} cycles\n",
+            "{:>16} core {} {owner} #{} {} {} rip {} cr3 {}, {} cycles\n",
             line.tsc,
             line.core,
             line.sequence,
             line.reason,
             line.about,
-            line.rip,
+            symbols::name(line.rip.0),
             line.cr3,
             line.cycles
         ));
         for frame in &line.backtrace {
-            text.push_str(&format!("{:>18} {frame:#x}\n", ""));
+            text.push_str(&format!("{:>18} {}\n", "", symbols::name(frame.0)));
         }
     }
     text
-}
-
-/// `cloister trace [NAME] --perfetto FILE`: the Trace Event Format's complete
-/// events, one track for each core.
-pub(super) fn perfetto(device: &Device, name: Option<&str>, file: &Path) -> Result<()> {
-    let machine = device.machine()?;
-    let hz = if machine.tsc_hz == 0 {
-        UNKNOWN_HZ
-    } else {
-        machine.tsc_hz
-    };
-    let mut events = Vec::new();
-    let mut count = 0;
-    for core in cores(device, &machine, name)? {
-        let owner = owner(&machine, core).unwrap_or_else(|| "nobody".into());
-        events.push(json!({
-            "name": "thread_name", "ph": "M", "pid": 1, "tid": core,
-            "args": { "name": format!("core {core} ({owner})") },
-        }));
-        let (records, _) = device.trace(core, 0)?;
-        count += records.len();
-        events.extend(records.iter().map(|traced| event(core, traced, hz)));
-    }
-    events.push(json!({
-        "name": "process_name", "ph": "M", "pid": 1, "args": { "name": "Cloister" },
-    }));
-    let trace = json!({ "displayTimeUnit": "ns", "traceEvents": events });
-    let out = File::create(file).with_context(|| format!("cannot create {}", file.display()))?;
-    serde_json::to_writer(BufWriter::new(out), &trace)
-        .with_context(|| format!("cannot write {}", file.display()))?;
-    output::text(&format!("{}: {count} exits\n", file.display()))
-}
-
-fn event(core: u32, traced: &Traced, hz: u64) -> Value {
-    let record = &traced.record;
-    let backtrace = traced.frames.iter().map(|frame| format!("{frame:#x}"));
-    json!({
-        "name": reason(record).map_or("unknown", Reason::name),
-        "cat": "exit",
-        "ph": "X",
-        "pid": 1,
-        "tid": core,
-        "ts": microseconds(record.tsc, hz),
-        "dur": microseconds(record.cycles, hz),
-        "args": {
-            "about": about(record),
-            "rip": format!("{:#x}", record.rip),
-            "cr3": format!("{:#x}", record.cr3),
-            "cycles": record.cycles,
-            "sequence": record.sequence,
-            "backtrace": backtrace.collect::<Vec<String>>(),
-        },
-    })
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "the format's times are fractions"
-)]
-fn microseconds(cycles: u64, hz: u64) -> f64 {
-    cycles as f64 * 1e6 / hz as f64
 }
 
 #[cfg(test)]
@@ -225,26 +228,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_have_what_chrome_wants() {
-        let record = TraceRecord {
-            sequence: 7,
-            tsc: 3_000_000,
-            cycles: 3000,
-            qualification: 0x60,
-            reason: Reason::PortIn as u8,
-            sender: u32::MAX,
+    fn exits_are_told_by_their_reason() {
+        let of = |reason: Reason, qualification| {
+            about(&TraceRecord {
+                reason: reason as u8,
+                qualification,
+                sender: u32::MAX,
+                ..TraceRecord::default()
+            })
+        };
+        assert_eq!(of(Reason::PortIn, 0x60), "port 0x60");
+        assert_eq!(of(Reason::Cpuid, 7), "leaf 0x7");
+        let interrupt = TraceRecord {
+            reason: Reason::Interrupt as u8,
+            vector: 0x31,
+            source: InterruptKind::Msi as u8,
+            qualification: 0x31 | 0x1a << 32,
+            sender: 1,
+            sender_rip: 0x1000,
             ..TraceRecord::default()
         };
-        let traced = Traced {
-            record,
-            frames: vec![0x10_0000],
-        };
-        let event = event(2, &traced, 3_000_000_000);
-        assert_eq!(event["ph"], "X");
-        assert_eq!(event["tid"], 2);
-        assert_eq!(event["ts"], 1000.0);
-        assert_eq!(event["dur"], 1.0);
-        assert_eq!(event["name"], "port-in");
-        assert_eq!(event["args"]["about"], "port 0x60");
+        assert_eq!(
+            about(&interrupt),
+            "vector 49 msi of 00:03.2 from core 1 at 0x1000"
+        );
     }
 }
