@@ -4,6 +4,8 @@
 mod apic;
 mod channels;
 mod control;
+mod control_life;
+mod control_watch;
 mod cores;
 mod cost;
 mod counting;
@@ -222,7 +224,11 @@ const CASES: &[Case] = &[
     },
     Case {
         deadline: 400,
-        ..with_linux("control-life-cycle", control::life_cycle)
+        ..with_linux("control-life-cycle", control_life::life_cycle)
+    },
+    Case {
+        deadline: 200,
+        ..with_linux("control-watch", control_watch::watch)
     },
 ];
 
