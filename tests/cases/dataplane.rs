@@ -103,10 +103,26 @@ pub(crate) fn debug_traces(bench: &Bench) -> Result<()> {
     let expected: Vec<&str> = ["hypercall"].into_iter().chain(exits).collect();
     let message = format!("trace from {first} {reasons:?}, expected {expected:?}");
     let same = first == 1 && reasons == expected;
+    // What each was about: leaf, MSR, port, number of the hypercall; and what it
+    // cost, which the call that enters the mode does not know yet.
+    let records = ended
+        .report()
+        .trace
+        .iter()
+        .filter(|record| record.core == 0);
+    let about: Vec<u64> = records.clone().map(|record| record.qualification).collect();
+    let cost = records
+        .skip(1)
+        .all(|record| record.cycles > 0 && record.cr3 != 0);
+    let same_about = about == [1, 0, 0, 0, 0x480, 0x480, 0x80, 0];
+    let message_about = format!("trace about {about:x?}, each with cycles and CR3 {cost}");
     let (_, others) = trace(&ended, 1)?;
     let message_others = format!("trace without DEBUG: {others:?}");
     let none = others.is_empty();
-    ended.check(same, message)?.check(none, message_others)?;
+    ended
+        .check(same, message)?
+        .check(same_about && cost, message_about)?
+        .check(none, message_others)?;
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 //! no exit and no interrupt.
 
 use anyhow::Result;
+use cloister_abi::BACKTRACE_FRAMES;
 use cloister_tests::cases::Bench;
 use cloister_tests::{Ended, Part, PartitionCheck, PartitionState, part, partitions};
 
@@ -87,6 +88,14 @@ pub(crate) fn memory(bench: &Bench) -> Result<()> {
             .find(|violation| violation.reason != reason);
         partition.check(odd.is_none(), format!("another violation: {odd:?}"))?;
     }
+    // A chain of frames without an end, and one that is its own caller.
+    let frames = ended.partition("frames")?;
+    let longest = frames.report().violations.iter();
+    let longest = longest.map(|violation| violation.backtrace.len()).max();
+    frames.check(
+        longest == Some(BACKTRACE_FRAMES),
+        format!("the longest backtrace has {longest:?} frames"),
+    )?;
     let foreign = ended.partition("foreign")?;
     for place in [
         "Read gpa 0x1000000",
