@@ -224,7 +224,7 @@ pub(crate) fn quiesce(bench: &Bench) -> Result<()> {
         done
         # Partition 3: impose DEBUG no longer (cloister_abi::control).
         until is flooded '"finished"'; do
-            hostile-root flood $(($1 + 16)) 0x305 2000 || exit 31
+            hostile-root flood $(($1 + 16)) 0x305 2000 100 || exit 31
         done
         "#
     );

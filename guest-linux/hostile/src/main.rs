@@ -13,7 +13,7 @@
 //! | `beyond` | reads physical addresses where nothing is, up to 2^39 |
 //! | `dma DEVICE ADDRESS…` | has QEMU's `edu` device DEVICE (0000:00:03.0) copy within our own memory, then write to each ADDRESS and read it back |
 //! | `ipi ID VECTOR` | has this core's xAPIC send VECTOR to the core with APIC ID ID |
-//! | `flood ADDRESS VALUE COUNT` | stores VALUE, eight bytes, at a physical address, COUNT times with a short sleep between |
+//! | `flood ADDRESS VALUE COUNT PAUSE` | stores VALUE, eight bytes, at a physical address, COUNT times, and sleeps PAUSE microseconds between |
 //! | `kexec KERNEL INITRD CMDLINE` | starts another kernel in place of this one |
 //! | `reset` | writes the reset control register 0xcf9 |
 //!
@@ -57,7 +57,7 @@ fn main() -> Result<()> {
             let addresses: Result<Vec<u64>> = (2..arguments.len()).map(number).collect();
             dma::aim(device, &addresses?)
         }
-        Some("flood") => memory::flood(number(1)?, number(2)?, number(3)?),
+        Some("flood") => memory::flood(number(1)?, number(2)?, number(3)?, number(4)?),
         Some("ipi") => apic::send(number(1)?, number(2)?),
         Some("kexec") => match arguments.get(1..).unwrap_or(&[]) {
             [kernel, initrd, command_line] => kexec::load_and_go(kernel, initrd, command_line),

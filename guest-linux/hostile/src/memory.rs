@@ -103,14 +103,15 @@ pub(crate) fn sweep(start: u64, length: u64) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn flood(address: u64, value: u64, count: u64) -> Result<()> {
-    const PAUSE: Duration = Duration::from_micros(100);
+pub(crate) fn flood(address: u64, value: u64, count: u64, pause: u64) -> Result<()> {
     let page = map(&open()?, address & !0xfff).context("Linux keeps that page")?;
     let offset = usize::try_from(address & 0xfff)? / size_of::<u64>();
     for _ in 0..count {
         // SAFETY: inside the page that has just been mapped.
         unsafe { page.add(offset).write_volatile(value) };
-        thread::sleep(PAUSE);
+        if pause > 0 {
+            thread::sleep(Duration::from_micros(pause));
+        }
     }
     Ok(())
 }
