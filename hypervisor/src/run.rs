@@ -223,6 +223,7 @@ impl<V: Vendor> Core<V> {
             return Next::Park;
         }
         let rip = self.vcpu.rip();
+        let about = trace::about(self, &exit);
         let Served {
             reason,
             next,
@@ -233,7 +234,7 @@ impl<V: Vendor> Core<V> {
         if !exempt && self.dataplane.contains(Dataplane::QUIESCE) {
             self.account_quiet(reason);
         }
-        trace::record(self, reason, &exit, rip, tsc, cycles);
+        trace::record(self, reason, about, rip, tsc, cycles);
         if self.partition.is_none() && !self.debug_imposed() {
             self.set_flags(self.asked);
         }

@@ -11,12 +11,13 @@ use crate::run::Core;
 use crate::virt::{Exit, Frequent, Vcpu, Vendor, reg};
 use crate::watch::{self, Source};
 
-/// Appends a record to this core's ring, if it is to be traced. That of an
-/// interrupt says who sent it, and is followed by what it interrupted.
+/// Appends a record to this core's ring, if it is to be traced: `about` is what
+/// [`about`] said before the exit was served. That of an interrupt says who sent
+/// it, and is followed by what it interrupted.
 pub(crate) fn record<V: Vendor>(
     core: &mut Core<V>,
     reason: Reason,
-    exit: &Exit,
+    about: u64,
     rip: u64,
     tsc: u64,
     cycles: u64,
@@ -27,17 +28,18 @@ pub(crate) fn record<V: Vendor>(
     let Some(ring) = core.shared.trace() else {
         return;
     };
-    let (source, frames) = if matches!(reason, Reason::Interrupt | Reason::Nmi) {
+    // Who sent an interrupt is known once it has been served.
+    let (source, about, frames) = if matches!(reason, Reason::Interrupt | Reason::Nmi) {
         let frames = backtrace::take::<V>(core.guest, &core.vcpu);
-        (core.last_source, frames)
+        (core.last_source, number(&core.last_source), frames)
     } else {
-        (Source::default(), Vec::new())
+        (Source::default(), about, Vec::new())
     };
     ring.append(&TraceRecord {
         sequence: 0,
         tsc,
         rip,
-        qualification: qualification(core, exit),
+        qualification: about,
         cr3: core.vcpu.cr3(),
         cycles,
         reason: reason as u8,
@@ -53,8 +55,14 @@ pub(crate) fn record<V: Vendor>(
     }
 }
 
-/// What an exit was about, as a number.
-fn qualification<V: Vendor>(core: &mut Core<V>, exit: &Exit) -> u64 {
+/// An interrupt as a number: its vector, and device or pin.
+fn number(source: &Source) -> u64 {
+    u64::from(source.vector) | u64::from(source.detail) << 32
+}
+
+/// What an exit is about, as a number. Called before it is served, which changes
+/// the registers that say it.
+pub(crate) fn about<V: Vendor>(core: &mut Core<V>, exit: &Exit) -> u64 {
     match *exit {
         Exit::Frequent(Frequent::Cpuid | Frequent::Hypercall) => core.vcpu.register(reg::RAX),
         Exit::Frequent(Frequent::Rdmsr | Frequent::Wrmsr) | Exit::Xsetbv => {
@@ -63,10 +71,7 @@ fn qualification<V: Vendor>(core: &mut Core<V>, exit: &Exit) -> u64 {
         Exit::Frequent(Frequent::Port(access)) => u64::from(access.port()),
         Exit::Frequent(Frequent::NestedPageFault { gpa, .. }) => gpa,
         Exit::Exception { vector, .. } => u64::from(vector),
-        Exit::ExternalInterrupt { .. } => {
-            let source = &core.last_source;
-            u64::from(source.vector) | u64::from(source.detail) << 32
-        }
+        Exit::ExternalInterrupt { .. } => number(&core.last_source),
         Exit::Sipi { vector } => u64::from(vector),
         Exit::ControlRegister { qualification, .. } | Exit::Other { qualification, .. } => {
             qualification
@@ -79,7 +84,7 @@ fn qualification<V: Vendor>(core: &mut Core<V>, exit: &Exit) -> u64 {
 /// What an exit was about, for people. Called before it is served.
 pub(crate) fn describe<V: Vendor>(core: &mut Core<V>, exit: &Exit) -> heapless::String<128> {
     let mut text = heapless::String::new();
-    let value = qualification(core, exit);
+    let value = about(core, exit);
     let _ = match *exit {
         Exit::Frequent(Frequent::Cpuid) => {
             let subleaf = core.vcpu.register(reg::RCX) & 0xffff_ffff;

@@ -174,7 +174,10 @@ pub(crate) fn flood(bench: &Bench) -> Result<()> {
         echo alive=$(nproc)
     ";
     let over = part("over", "exits.elf").cores("[3]").args("cpuid=1");
-    let runs = part("runs", "probe.elf").cores("[4]").args("loop");
+    let runs = part("runs", "probe.elf")
+        .cores("[4]")
+        .args("loop")
+        .may("debug");
     let relaxed = linux("[0, 1]").cmdline("iomem=relaxed");
     let ended = with_root(bench, &relaxed, [strict(2), over, runs])?
         .run(work)?

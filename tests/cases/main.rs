@@ -166,8 +166,12 @@ const CASES: &[Case] = &[
     with_linux("demo", demo::demo),
     with_linux("debug-linux-core", interrupters::linux_core),
     with_linux("operator-touches-no-other", operator::touches_no_other),
-    with_linux("debug-names-devices", interrupters::devices),
-    with_linux("quiesce-beside-linux", interrupters::quiesce),
+    with_linux("debug-forbids-linux", interrupters::forbidden),
+    with_linux("quiesce-management", interrupters::management),
+    Case {
+        on: On::Qemu("it has no device with MSIs"),
+        ..light("debug-names-devices", interrupters::message)
+    },
     Case {
         on: On::Both,
         ..with_linux("linux-beside-one", linux::beside_one)

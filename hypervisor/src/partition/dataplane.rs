@@ -13,7 +13,7 @@ use crate::partition::Partition;
 use crate::routes;
 use crate::run::Core;
 use crate::trace;
-use crate::virt::{Exit, Frequent, Vcpu, Vendor};
+use crate::virt::{Vcpu, Vendor, reg};
 
 /// How long a core is given to become quiet: rounds, each with a pause. A
 /// bound in work, not in time, so that it holds on any machine.
@@ -63,14 +63,8 @@ pub(crate) fn set<V: Vendor>(
     if !traced_anyway {
         // The call that enters the mode ends in it.
         let rip = core.vcpu.rip();
-        trace::record(
-            core,
-            Reason::Hypercall,
-            &Exit::Frequent(Frequent::Hypercall),
-            rip,
-            cpu::tsc(),
-            0,
-        );
+        let about = core.vcpu.register(reg::RAX);
+        trace::record(core, Reason::Hypercall, about, rip, cpu::tsc(), 0);
     }
     (previous.bits().cast_signed(), Next::Resume)
 }

@@ -44,7 +44,8 @@ pub(crate) fn check<V: Vendor>(core: &mut Core<V>, exit: &Exit, entered: u64) ->
     let rip = core.vcpu.rip();
     core.account(reason, rip, cycles);
     core.account_quiet(reason);
-    trace::record(core, reason, exit, rip, entered, cycles);
+    let about = trace::about(core, exit);
+    trace::record(core, reason, about, rip, entered, cycles);
     if partition
         .life
         .change(PartitionState::Running, PartitionState::Violated)

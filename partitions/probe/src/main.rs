@@ -14,6 +14,8 @@
 //! | `send=VECTOR` | an interrupt to this core: one apic-write exit |
 //! | `ipi=ID:VECTOR` | an interrupt to the core with APIC ID ID |
 //! | `nmi=ID` | an NMI to the core with APIC ID ID |
+//! | `msi=ID:VECTOR`, `msi-off` | aims the MSI of its device `edu` at the core with APIC ID ID; turns it off |
+//! | `raise` | has that device raise its interrupt |
 //! | `inside=VECTOR` | the same as `send`, with a handler that does `busy=in-service-vector` |
 //! | `sti`, `cli` | interrupts on, off |
 //! | `caught=N` | with interrupts off: waits until N were caught since quiesce, by DEBUG |
@@ -29,7 +31,9 @@
 //! difference.
 #![no_std]
 #![no_main]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
+
+mod edu;
 
 use core::fmt;
 use core::sync::atomic::AtomicU64;
@@ -134,6 +138,11 @@ impl Probe<'_> {
                 let got = counters.interrupts_since_quiesce.load(Relaxed);
                 self.compare("interrupts since quiesce", got, count)
             }
+            ("msi", _) => {
+                pair(value).is_some_and(|message| edu::aim(self.partition, Some(message)))
+            }
+            ("msi-off", _) => edu::aim(self.partition, None),
+            ("raise", _) => edu::raise(self.partition),
             ("meet", _) => self.meet(),
             ("dirty", _) => self.dirty(),
             ("cpuid", _) => {
@@ -288,15 +297,15 @@ fn write(apic: Apic, register: Register, value: u32) -> bool {
 }
 
 fn ipi(apic: Apic, value: &str) -> bool {
-    let Some((id, vector)) = value.split_once(':') else {
-        return false;
-    };
-    let id = args::number(id).ok().and_then(|id| u32::try_from(id).ok());
-    let vector = args::number(vector).ok().and_then(|v| u8::try_from(v).ok());
-    match (id, vector) {
-        (Some(id), Some(vector)) => apic::send(apic, id, vector).is_ok(),
-        _ => false,
-    }
+    pair(value).is_some_and(|(id, vector)| apic::send(apic, id, vector).is_ok())
+}
+
+/// `ID:VECTOR`.
+fn pair(value: &str) -> Option<(u32, u8)> {
+    let (id, vector) = value.split_once(':')?;
+    let number = |text| args::number(text).ok();
+    let id = u32::try_from(number(id)?).ok()?;
+    Some((id, u8::try_from(number(vector)?).ok()?))
 }
 
 /// Whether `done` came true in bounded time.
