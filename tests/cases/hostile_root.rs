@@ -158,38 +158,6 @@ pub(crate) fn kexec(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// Root calls the hypervisor without a pause, about a partition that is over
-/// and about one that runs: Linux goes on, and so do the others.
-pub(crate) fn flood(bench: &Bench) -> Result<()> {
-    let work = "
-        for d in /sys/bus/pci/devices/*; do
-            grep -q 0x10f5 $d/device && set -- $(head -1 $d/resource)
-        done
-        # Partitions 1 and 2: impose DEBUG no longer (cloister_abi::control).
-        for call in 0x105 0x205; do
-            hostile-root flood $(($1 + 16)) $call 1000000000 0 &
-            for n in 1 2 3; do sleep 1; echo flooded; done
-            kill $!
-        done
-        echo alive=$(nproc)
-    ";
-    let over = part("over", "exits.elf").cores("[3]").args("cpuid=1");
-    let runs = part("runs", "probe.elf")
-        .cores("[4]")
-        .args("loop")
-        .may("debug");
-    let relaxed = linux("[0, 1]").cmdline("iomem=relaxed");
-    let ended = with_root(bench, &relaxed, [strict(2), over, runs])?
-        .run(work)?
-        .completed()?;
-    ended.linux()?.run_status(0)?.state(LinuxState::Off)?;
-    expect(&ended, "alive", "2")?;
-    undisturbed(&ended)?;
-    let kicks = ended.partition("runs")?.report().exits.of("kick");
-    ended.check(kicks > 100, format!("only {kicks} kicks"))?;
-    Ok(())
-}
-
 /// Touches its memory when Linux has long been at work.
 fn late(core: u32) -> Part {
     part("late", "exits.elf")

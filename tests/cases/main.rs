@@ -197,7 +197,6 @@ const CASES: &[Case] = &[
         deadline: 300,
         ..with_linux("hostile-root", hostile_root::sweeps)
     },
-    with_linux("hostile-root-flood", hostile_root::flood),
     with_linux("hostile-root-kexec", hostile_root::kexec),
     Case {
         deadline: 200,
