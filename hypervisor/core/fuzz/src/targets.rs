@@ -13,7 +13,9 @@ use cloister_core::elf::Program;
 use cloister_core::icr::{self, DeliveryMode, Ipi, LogicalId, OwnCore};
 use cloister_core::iommu::{self, Reserved};
 use cloister_core::multiboot;
-use cloister_core::pci;
+use cloister_core::pci::{
+    self, Address, Claim, ConfigSpace, FunctionInfo, Judge, Message, Verdict,
+};
 use cloister_core::policy::io::{self, IoFacts, PortAccess};
 use cloister_core::policy::msr::{self, MsrContext};
 use cloister_core::policy::{Guest, Vendor, dataplane};
@@ -30,6 +32,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("fadt", fadt),
     ("aml", aml),
     ("mcfg", mcfg),
+    ("config", config),
     ("dmar", dmar),
     ("ivrs", ivrs),
     ("multiboot", multiboot),
@@ -181,6 +184,69 @@ fn pages(reserved: &[Reserved]) {
     for region in reserved {
         assert!(region.range.start <= region.range.end);
         assert_eq!((region.range.start | region.range.end) & 0xfff, 0);
+    }
+}
+
+/// A function whose configuration space is the input; every other is not there.
+struct Config<'a>(&'a [u8]);
+
+impl ConfigSpace for Config<'_> {
+    fn read(&self, at: Address, offset: u16) -> u32 {
+        let byte = |n: u16| self.0.get(usize::from(offset + n)).copied();
+        match at.0 {
+            0 => u32::from_le_bytes([0, 1, 2, 3].map(|n| byte(n).unwrap_or(0))),
+            _ => u32::MAX,
+        }
+    }
+
+    fn write(&mut self, _: Address, _: u16, _: u32) {}
+}
+
+/// Whoever asks owns nothing but addresses below 4 GiB.
+struct Owner;
+
+impl Judge for Owner {
+    fn is_foreign(&self, claim: Claim) -> bool {
+        match claim {
+            Claim::Memory(first, last) | Claim::Ports(first, last) => {
+                assert!(first <= last);
+                last >= 1 << 32
+            }
+        }
+    }
+
+    fn may_send(&self, message: Message) -> bool {
+        message.address < 1 << 32
+    }
+
+    fn may_send_table(&self, _: &FunctionInfo) -> bool {
+        false
+    }
+
+    fn is_way_to_partition(&self, first: u8, _: u8) -> bool {
+        first == 7
+    }
+}
+
+/// Configuration space and writes to it: what is found can be described, and a
+/// partition never moves a BAR.
+pub fn config(data: &[u8]) {
+    let mut config = Config(data);
+    let mut found = None;
+    pci::scan(&mut config, |info| found = Some(info));
+    let Some(info) = found else {
+        return;
+    };
+    let _ = pci::msix_table_address(&config, &info);
+    let mut input = Input(data);
+    for _ in 0..data.len().min(256) / 8 {
+        let (offset, width, value) = (input.u16() & 0xfff, input.u8() & 7, input.u32());
+        let read = |offset: u16| config.read(info.address, offset);
+        let verdict = pci::decide_own(&info, offset, width, value, read);
+        if (0x10..0x28).contains(&offset) {
+            assert!(!matches!(verdict, Verdict::Pass | Verdict::Messages));
+        }
+        let _ = pci::decide_linux(&info, (offset, width, value), read, &Owner);
     }
 }
 
