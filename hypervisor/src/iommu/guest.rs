@@ -6,12 +6,11 @@
 //! What comes here has been looked at: it goes to cores of its owner.
 
 use cloister_core::acpi::IoApic;
-use cloister_core::iommu::{Interrupt, Requester};
+use cloister_core::iommu::{Interrupt, PINS, Requester};
 use cloister_core::pci::{self, Address, FunctionInfo, MsixTable};
 use heapless::Vec;
 use spin::{Mutex, Once};
 
-use super::interrupts::PINS;
 use super::{Iommu, MAX_FUNCTIONS};
 use crate::arch::memory::{FramePool, PAGE};
 use crate::arch::paging::device_write;

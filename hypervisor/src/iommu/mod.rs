@@ -12,12 +12,11 @@
 mod amdvi;
 mod domain;
 pub(crate) mod guest;
-mod interrupts;
 mod registers;
 pub(crate) mod report;
 mod vtd;
 
-use cloister_core::iommu::{Fault, Interrupt, Message, Requester, Reserved};
+use cloister_core::iommu::{Fault, Interrupt, Message, PINS, Requester, Reserved};
 use cloister_core::memory::Range;
 use cloister_core::pci::Kind;
 use heapless::Vec;
@@ -324,7 +323,7 @@ impl Iommu {
     /// requester that I/O APIC is.
     pub(crate) fn redirection(&self, io_apic: u8, pin: u8, interrupt: &Interrupt) -> Option<u64> {
         let mut hardware = self.hardware.lock();
-        (interrupt.vector >= 16 && pin < interrupts::PINS)
+        (interrupt.vector >= 16 && pin < PINS)
             .then(|| hardware.redirection(io_apic, pin, interrupt))
             .flatten()
     }

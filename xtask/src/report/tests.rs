@@ -223,3 +223,32 @@ fn a_bare_run_needs_no_record() {
     assert_eq!(report.linux().unwrap().state, LinuxState::Off);
     assert_eq!(report.linux().unwrap().cpus, [0, 1]);
 }
+
+#[test]
+fn faults_of_devices_are_counted_for_their_owner() {
+    let mut fold = fold();
+    json(&mut fold, r#"{"iommu":{"kind":"vt-d","interrupts":true}}"#);
+    for number in [1, 2] {
+        json(
+            &mut fold,
+            &format!(
+                r#"{{"dma-fault":{{"owner":"wide","device":"0000:00:06.0","address":4096,"access":"read","code":6,"number":{number}}}}}"#
+            ),
+        );
+    }
+    json(
+        &mut fold,
+        r#"{"dma-faults":{"owner":"wide","device":"0000:00:06.0","total":7}}"#,
+    );
+    json(
+        &mut fold,
+        r#"{"dma-faults":{"owner":"linux","device":"0000:00:07.0","total":1}}"#,
+    );
+    end(&mut fold);
+    let report = fold.finish(Ending::Over, Duration::from_secs(1));
+    assert_eq!(report.iommu.as_deref(), Some("vt-d"));
+    assert!(report.interrupt_remapping);
+    assert_eq!(report.dma_faults.len(), 2);
+    assert_eq!(report.partition("wide").unwrap().dma_faults, 7);
+    assert_eq!(report.linux().unwrap().dma_faults, 1);
+}

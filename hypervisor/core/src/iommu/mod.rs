@@ -5,6 +5,7 @@
 pub mod amdvi;
 mod dmar;
 mod ivrs;
+mod places;
 mod scope;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ pub mod vtd;
 
 pub use dmar::{Dmar, Unit, dmar};
 pub use ivrs::{Ivhd, Ivrs, ivrs};
+pub use places::{Blocks, PINS, PinTable, Source};
 pub use scope::{IoApicSource, Reserved};
 
 use core::fmt;

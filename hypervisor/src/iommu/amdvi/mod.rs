@@ -8,14 +8,13 @@ use cloister_core::iommu::amdvi::{
     redirection,
 };
 use cloister_core::iommu::{
-    Fault, Interrupt, Ivrs, MAX_RESERVED, MAX_UNITS, Message, Requester, Reserved, ivrs,
+    Fault, Interrupt, Ivrs, MAX_RESERVED, MAX_UNITS, Message, PinTable, Requester, Reserved, ivrs,
 };
 use cloister_core::memory::Range;
 use cloister_core::nested::{AmdViTable, GPA_END};
 use heapless::Vec;
 
 use super::domain::{self, Domain, IoTables};
-use super::interrupts::PinTable;
 use super::registers::Memory;
 use super::{Hardware, NO_MEMORY};
 use crate::arch::apic;

@@ -8,15 +8,14 @@ use cloister_core::iommu::vtd::{
     without_faults,
 };
 use cloister_core::iommu::{
-    Fault, Interrupt, IoApicSource, MAX_IO_APICS, MAX_RESERVED, MAX_UNITS, Message, Requester,
-    Reserved, dmar,
+    Blocks, Fault, Interrupt, IoApicSource, MAX_IO_APICS, MAX_RESERVED, MAX_UNITS, Message, PINS,
+    Requester, Reserved, Source, dmar,
 };
 use cloister_core::memory::Range;
 use cloister_core::nested::VtdTable;
 use heapless::Vec;
 
 use super::domain::{self, Domain, IoTables};
-use super::interrupts::{Blocks, PINS, Source};
 use super::registers::Memory;
 use super::{Hardware, NO_MEMORY};
 use crate::arch::apic;
