@@ -135,6 +135,9 @@ pub(crate) fn describe(devices: &[Assigned], base: u64, table: &mut DeviceTable)
         to.vendor = info.vendor;
         to.device = info.device;
         let unprotected = device.dma == Dma::Unprotected;
+        if unprotected {
+            log::warn!("pci {}: nothing keeps its DMA in bounds", info.address);
+        }
         to.unprotected = u32::from(unprotected);
         to.dma_offset = if unprotected { base } else { 0 };
         for (to, bar) in to.bars.iter_mut().zip(info.bars) {
