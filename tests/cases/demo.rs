@@ -7,6 +7,7 @@ use cloister_tests::cases::Bench;
 use cloister_tests::{Ended, LinuxState, PartitionState};
 use xtask::paths;
 
+use crate::control::{equal, json, list};
 use crate::linux::calm;
 
 /// Iterations that the demo's strict partition must have made.
@@ -41,10 +42,11 @@ pub(crate) fn demo(bench: &Bench) -> Result<()> {
     // The last command gives the strict partition time for its iterations.
     let ended = bench
         .file(paths::demo())
-        .run(
+        .run(&format!(
             "echo nproc=$(nproc); echo release=$(uname -r); dmesg | tail -3; \
-             grep -c ^processor /proc/cpuinfo; sleep 12",
-        )?
+             grep -c ^processor /proc/cpuinfo; sleep 12; {}",
+            list("listed")
+        ))?
         .completed()?;
     ended.linux()?.run_status(0)?.state(LinuxState::Off)?;
     calm(&ended)?;
@@ -68,8 +70,37 @@ pub(crate) fn demo(bench: &Bench) -> Result<()> {
         .says("exits: ok")?
         .exits_of("cpuid", 3)?
         .exits_of("rdmsr", 2)?;
+    listed(&ended, &["spin", "exits"])?;
     bench.note(format!("{iterations} strict iterations, 0 exits"));
     Ok(())
+}
+
+/// The tool has listed these partitions, of which the first keeps STRICT.
+pub(crate) fn listed(ended: &Ended, names: &[&str]) -> Result<()> {
+    let list = json(ended, "listed")?;
+    let all = list["partitions"].as_array().context("no partitions")?;
+    let found: Vec<&str> = all
+        .iter()
+        .filter_map(|each| each["name"].as_str())
+        .collect();
+    equal(ended, "names", found, names.to_vec())?;
+    for each in all {
+        let over = each["state"] == "finished" && each["exit_code"] == 0;
+        let message = format!("the tool lists {each}");
+        ended
+            .clone()
+            .check(over || each["state"] == "running", message)?;
+    }
+    let cores = list["cores"].as_array().into_iter().flatten();
+    let mut strict = cores.filter(|core| core["owner"] == names[0]);
+    let core = strict.next().context("no core of it")?;
+    equal(
+        ended,
+        "exits since quiesce",
+        core["since_quiesce"].clone(),
+        0,
+    )?;
+    equal(ended, "quiet", core["quiesce_count"].clone(), 1)
 }
 
 /// Linux printed `key=expected`.

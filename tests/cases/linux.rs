@@ -8,11 +8,14 @@ use cloister_tests::cases::Bench;
 use cloister_tests::{
     Console, Ended, LinuxState, Part, PartitionState, channel, linux, part, with_linux,
 };
+use serde_json::{Value, json};
 use xtask::paths;
 
 use crate::channels;
+use crate::control::{list, marked};
 use crate::counting::exits;
-use crate::demo::expect;
+use crate::demo::{expect, listed};
+use crate::{control, control_misuse, hostile_root};
 
 /// What no kernel log may have.
 const ALARMS: [&str; 6] = [
@@ -355,12 +358,14 @@ pub(crate) fn beside_one(bench: &Bench) -> Result<()> {
     let ended = bench
         .system(format!("{shipped}\n{sensor}") + &channel("telemetry", ["linux", "sensor"], "64K"))
         .run(&format!(
-            "echo nproc=$(nproc); uname -r; cloister start sensor; {}",
-            channels::FEW_WORDS
+            "echo nproc=$(nproc); uname -r; cloister start sensor; {}; {}",
+            channels::FEW_WORDS,
+            list("listed")
         ))?
         .completed()?;
     ended.linux()?.run_status(0)?.state(LinuxState::Off)?;
     expect(&ended, "nproc", "1")?;
+    listed(&ended, &["spin", "sensor"])?;
     calm(&ended)?;
     ended
         .partition("spin")?
@@ -371,8 +376,18 @@ pub(crate) fn beside_one(bench: &Bench) -> Result<()> {
     channels::conversed(&ended, "sensor", 1)
 }
 
-/// Two housekeeping cores and a partition that counts its exits.
+/// Two housekeeping cores and a partition that counts its exits; what the
+/// operator's tool says and does there.
 pub(crate) fn beside_two(bench: &Bench) -> Result<()> {
+    const ROUNDS: u64 = 5;
+    let command = format!(
+        "echo nproc=$(nproc); cat /proc/interrupts; {}; {}; {}; \
+         hostile-root control 64; hostile-root hypercalls; {}",
+        list("before"),
+        marked("watched", "watch --cpu 1 --seconds 0.2 --json"),
+        marked("cycle", &format!("cycle exits -n {ROUNDS} --json")),
+        list("after"),
+    );
     let ended = bench
         .system(with_linux(
             &linux("[0, 1]"),
@@ -382,17 +397,67 @@ pub(crate) fn beside_two(bench: &Bench) -> Result<()> {
                 "cpuid=3 enter=strict+populate touch=2 leave in=1",
             )],
         ))
-        .run("echo nproc=$(nproc); cat /proc/interrupts")?
+        .linux_file("bin/hostile-root", 0o755, &hostile_root::tool()?)
+        .run(&command)?
         .completed()?;
     ended.linux()?.run_status(0)?.state(LinuxState::Off)?;
     expect(&ended, "nproc", "2")?;
     calm(&ended)?;
+    let (before, after) = (
+        control::json(&ended, "before")?,
+        control::json(&ended, "after")?,
+    );
+    let starts = after["partitions"][0]["starts"].clone();
+    control::equal(&ended, "starts", starts, 1 + 2 * ROUNDS)?;
+    let ended = told_truly(bench, ended, &before)?;
     ended
         .partition("exits")?
         .finished(0)?
         .says("exits: ok")?
         .since_quiesce(0)?
-        .interrupts(0)?
-        .exits_of("cpuid", 3)?;
+        .interrupts(0)?;
+    let watched = control::json(&ended, "watched")?;
+    let interrupts = watched["interrupts"].as_u64().unwrap_or(0);
+    let ended = ended.check(interrupts > 0, format!("watched: {watched}"))?;
+    control_misuse::refusals(&ended, &before, &after)?;
+    let cycled = control::json(&ended, "cycle")?;
+    let calls: Vec<String> = cycled["operations"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|of| {
+            format!(
+                "{} {} / {}",
+                of["operation"], of["call"]["max"], of["effect"]["max"]
+            )
+        })
+        .collect();
+    bench.note(format!(
+        "{interrupts} interrupts of CPU 1 in 0.2 s; TSC cycles of a call / until its effect, \
+         the longest of {ROUNDS}: {}",
+        calls.join(", ")
+    ));
     Ok(())
+}
+
+/// What the tool lists is so.
+fn told_truly(bench: &Bench, ended: Ended, list: &Value) -> Result<Ended> {
+    let partition = &list["partitions"][0];
+    let counts = list["cores"][2]["by_reason"].as_array();
+    let of = |reason: &str| {
+        let mut all = counts.into_iter().flatten();
+        all.find(|count| count["reason"] == reason)
+            .map(|count| count["total"].clone())
+    };
+    let holds = list["vendor"] == bench.choose("amd", "intel")
+        && list["linux"] == json!([0, 1])
+        && partition["name"] == "exits"
+        && partition["state"] == "finished"
+        && partition["cpus"] == json!([2])
+        && partition["starts"] == 1
+        && partition["exit_code"] == 0
+        && list["cores"][2]["owner"] == "exits"
+        && list["cores"][2]["since_quiesce"] == 0
+        && of("cpuid") == Some(json!(3));
+    ended.check(holds, format!("the tool lists {list:#}"))
 }

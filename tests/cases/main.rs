@@ -5,6 +5,7 @@ mod apic;
 mod channels;
 mod control;
 mod control_life;
+mod control_misuse;
 mod control_watch;
 mod cores;
 mod cost;
@@ -233,6 +234,10 @@ const CASES: &[Case] = &[
     Case {
         deadline: 200,
         ..with_linux("control-watch", control_watch::watch)
+    },
+    Case {
+        deadline: 400,
+        ..with_linux("control-misuse", control_misuse::misuse)
     },
 ];
 

@@ -15,6 +15,8 @@
 //! | `ipi ID VECTOR` | has this core's xAPIC send VECTOR to the core with APIC ID ID |
 //! | `flood ADDRESS VALUE COUNT PAUSE` | stores VALUE, eight bytes, at a physical address, COUNT times, and sleeps PAUSE microseconds between |
 //! | `kexec KERNEL INITRD CMDLINE` | starts another kernel in place of this one |
+//! | `control STEP` | stores to the hypervisor's control page that are no calls, at each STEP-th offset, and calls that mean nothing |
+//! | `hypercalls` | VMCALL and VMMCALL from user mode |
 //! | `reset` | writes the reset control register 0xcf9 |
 //!
 //! As the first process of a machine (of that other kernel) it says how many
@@ -23,6 +25,7 @@
 //! Each prints what it counted as `NAME: key=number …`.
 
 mod apic;
+mod control;
 mod dma;
 mod interrupts;
 mod kexec;
@@ -58,6 +61,8 @@ fn main() -> Result<()> {
             dma::aim(device, &addresses?)
         }
         Some("flood") => memory::flood(number(1)?, number(2)?, number(3)?, number(4)?),
+        Some("control") => control::stores(number(1)?),
+        Some("hypercalls") => control::hypercalls(),
         Some("ipi") => apic::send(number(1)?, number(2)?),
         Some("kexec") => match arguments.get(1..).unwrap_or(&[]) {
             [kernel, initrd, command_line] => kexec::load_and_go(kernel, initrd, command_line),
@@ -65,7 +70,8 @@ fn main() -> Result<()> {
         },
         None if std::process::id() == 1 => kexec::arrived(),
         _ => bail!(
-            "msrs, ports, pci, function, forge, sleep, reset, memory, beyond, dma, flood, ipi or kexec"
+            "msrs, ports, pci, function, forge, sleep, reset, memory, beyond, dma, control, hypercalls, flood, ipi \
+             or kexec"
         ),
     }
 }
