@@ -29,7 +29,7 @@ pub(crate) fn misuse(bench: &Bench) -> Result<()> {
          cloister load victim /spin.elf >/dev/null && echo loaded; done) >/tmp/$k & done; wait; \
          echo loads=$(cat /tmp/1 /tmp/2 | grep -c loaded); \
          echo nonsense >/tmp/bad; cloister load victim /tmp/bad; echo bad=$?; \
-         cloister load victim /bin/cloister; echo foreign=$?; \
+         cloister load victim /bin/hostile-root; echo foreign=$?; \
          cloister start victim || exit 23; {between}; \
          hostile-root control 1 || exit 24; hostile-root hypercalls || exit 25; {after}",
         before = list("before"),

@@ -12,6 +12,7 @@ use proc_macro2::{TokenStream, TokenTree};
 /// device's memory safely.
 pub(super) const UNSAFE_FOLDERS: &[&str] = &[
     "guest-linux/tool/src/mapping.rs",
+    "guest-linux/tool/src/tsc.rs",
     "hypervisor/src/arch",
     "hypervisor/src/boot",
     "hypervisor/src/iommu",
