@@ -8,8 +8,8 @@ use std::str::FromStr;
 use anyhow::{Context, Result, anyhow};
 use proc_macro2::{TokenStream, TokenTree};
 
-/// Folders in which `unsafe` may stand, and one file: no library maps a
-/// device's memory safely.
+/// Folders in which `unsafe` may stand, and two files: no library maps a
+/// device's memory or reads the TSC safely.
 pub(super) const UNSAFE_FOLDERS: &[&str] = &[
     "guest-linux/tool/src/mapping.rs",
     "guest-linux/tool/src/tsc.rs",
