@@ -202,6 +202,11 @@ fn in_child(work: impl FnOnce()) -> Result<Option<i32>> {
     match unsafe { libc::fork() } {
         -1 => bail!("fork: {}", std::io::Error::last_os_error()),
         0 => {
+            // Rust's own handlers have the instruction done once more.
+            for number in [libc::SIGSEGV, libc::SIGBUS] {
+                // SAFETY: the default action needs no code of ours.
+                unsafe { libc::signal(number, libc::SIG_DFL) };
+            }
             work();
             // SAFETY: ends the child.
             unsafe { libc::_exit(0) }

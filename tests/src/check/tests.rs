@@ -26,7 +26,7 @@ fn ended() -> Ended {
         serde_json::json!({ "core": core, "owner": "", "dataplane": [], "quiesce_count": quiet,
             "interrupts_since_quiesce": 1, "exits": exits(2), "reasons": [] })
     };
-    let report = serde_json::json!({ "schema": 1, "platform": { "machine": "qemu",
+    let report = serde_json::json!({ "schema": 1, "interrupt_remapping": false, "platform": { "machine": "qemu",
         "accel": "tcg", "vendor": "amd", "cpus": 4, "version": "1" }, "outcome": "timeout",
         "detail": "late", "linux": { "state": "off", "cpus": [0], "run_status": 3,
         "boot_seconds": 1.0, "dma_faults": 0, "exits": exits(0), "reasons": [] },
