@@ -152,12 +152,12 @@ impl CoreShared {
 
     /// Whether the core is in its guest loop.
     pub(crate) fn is_running(&self) -> bool {
-        self.running.load(Ordering::Acquire)
+        self.running.load(Ordering::SeqCst)
     }
 
     /// The core says whether it is in its guest loop.
     pub(crate) fn set_running(&self, running: bool) {
-        self.running.store(running, Ordering::Release);
+        self.running.store(running, Ordering::SeqCst);
     }
 
     /// Posts `request` and kicks the core. While a request waits, its kick is
@@ -183,6 +183,11 @@ impl CoreShared {
     /// Whether a request waits.
     pub(crate) fn has_requests(&self) -> bool {
         self.requests.load(Ordering::SeqCst) != 0
+    }
+
+    /// Whether `request` waits.
+    pub(crate) fn is_asked(&self, request: Request) -> bool {
+        Requests(self.requests.load(Ordering::SeqCst)).has(request)
     }
 
     /// Takes all requests. The core itself calls this.

@@ -243,7 +243,8 @@ fn deliver<V: Vendor>(core: &mut Core<V>, ipi: &Ipi, number: usize) {
         }
         DeliveryMode::StartUp if is_linux(core) && !is_self => {
             // Hardware ignores a start-up IPI to a core that runs.
-            if !target.is_running() || target.has_requests() {
+            // In this order: see `kick::serve`.
+            if target.has_requests() || !target.is_running() {
                 target.ask_sipi(ipi.vector);
             }
         }

@@ -36,6 +36,11 @@ pub(crate) fn nmi<V: Vendor>(core: &mut Core<V>) -> Served {
 
 /// Serves what other cores ask of this one.
 pub(crate) fn serve<V: Vendor>(core: &mut Core<V>) -> Next {
+    if core.shared.is_asked(Request::Init) {
+        // Before the request is taken: at every moment whoever sends a start-up
+        // IPI finds either the request or a core that does not run.
+        core.shared.set_running(false);
+    }
     let requests = core.shared.take();
     if requests.has(Request::Hold) {
         cores::stay_held(core.number);
