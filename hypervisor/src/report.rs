@@ -7,11 +7,13 @@ use cloister_abi::record::{self, Record};
 use cloister_abi::shared::CONSOLE_BYTES;
 use cloister_abi::trace::{CONTINUATION, InterruptKind, TraceRecord};
 use cloister_abi::{BACKTRACE_FRAMES, LinuxState, Reason};
+use cloister_manifest::Dma;
 
 use crate::arch::console::{self, Console};
 use crate::arch::percpu;
 use crate::cores::{self, Request};
 use crate::partition::{Partition, backtrace};
+use crate::pci::Assigned;
 use crate::run::Core;
 use crate::system::System;
 use crate::virt::{Vcpu, Vendor};
@@ -36,6 +38,18 @@ pub(crate) fn boot(vendor: &'static str, cpus: usize) {
 /// The machine has an IOMMU, which is on.
 pub(crate) fn iommu(kind: &'static str, interrupts: bool) {
     console::lock().record(&Record::Iommu(record::Iommu { kind, interrupts }));
+}
+
+/// The partition called `owner` has `device`.
+pub(crate) fn device(owner: &str, device: &Assigned) {
+    let mut address = heapless::String::<16>::new();
+    let _ = fmt::write(&mut address, format_args!("0000:{}", device.info.address));
+    console::lock().record(&Record::Device(record::Device {
+        owner,
+        device: &address,
+        id: u32::from(device.info.vendor) << 16 | u32::from(device.info.device),
+        unprotected: device.dma == Dma::Unprotected,
+    }));
 }
 
 /// A control word of core `core`.

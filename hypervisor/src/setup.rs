@@ -342,6 +342,9 @@ pub(crate) fn system<V: Vendor>(
         let has_iommu = iommu.is_some();
         let devices = pci::of_partition(&pci, &config.devices, has_iommu, pool);
         let devices = devices.ok_or_else(no_memory)?;
+        for device in devices {
+            report::device(&config.name, device);
+        }
         if let Some(iommu) = &iommu
             && !devices.is_empty()
         {

@@ -52,12 +52,24 @@ fn two(bench: &Bench, iommu: Option<Iommu>) -> Result<Ended> {
     Ok(ended)
 }
 
-/// Without an IOMMU the program is told that nothing keeps its DMA in bounds.
+/// The report names the card of partition `name`, and what keeps its DMA in
+/// bounds.
+fn reported(ended: &Ended, name: &str, dma: &str) -> Result<()> {
+    let devices = &ended.report().partition(name)?.devices;
+    let holds = matches!(devices.as_slice(), [one] if one.id == "8086:100e" && one.dma == dma);
+    ended.ensure(
+        holds,
+        format!("{name} has {devices:?}, expected one, {dma}"),
+    )
+}
+
+/// Without an IOMMU the program is told that nothing keeps its DMA in bounds,
+/// and so is whoever reads the report.
 pub(crate) fn own_only(bench: &Bench) -> Result<()> {
-    two(bench, None)?
-        .partition("first")?
-        .says("unprotected=1")?;
-    Ok(())
+    let ended = two(bench, None)?;
+    ended.partition("first")?.says("unprotected=1")?;
+    reported(&ended, "first", "unprotected")?;
+    reported(&ended, "second", "unprotected")
 }
 
 /// Behind each IOMMU consent is needless, and addresses are the partition's own;
@@ -66,6 +78,7 @@ pub(crate) fn behind_iommu(bench: &Bench) -> Result<()> {
     for iommu in [Iommu::Intel, Iommu::Amd] {
         let ended = two(bench, Some(iommu))?;
         ended.partition("first")?.says("unprotected=0 offset=0x0")?;
+        reported(&ended, "first", "protected")?;
     }
     let behind = "{ device = \"8086:100e\" }";
     bench

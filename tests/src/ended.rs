@@ -67,7 +67,10 @@ impl Ended {
     }
 
     /// As [`Ended::check`], for a reference.
-    pub(crate) fn ensure(&self, holds: bool, message: impl std::fmt::Display) -> Result<()> {
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn ensure(&self, holds: bool, message: impl std::fmt::Display) -> Result<()> {
         if holds {
             Ok(())
         } else {

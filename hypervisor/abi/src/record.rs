@@ -52,6 +52,8 @@ pub enum Record<S> {
     Control(Control<S>),
     /// The machine's IOMMU.
     Iommu(Iommu<S>),
+    /// A PCI function that a partition owns.
+    Device(Device<S>),
     /// A device reached for what is not its owner's. Adds up.
     DmaFault(DmaFault<S>),
     /// How often a device did.
@@ -306,6 +308,20 @@ pub struct Iommu<S> {
     pub kind: S,
     /// It remaps interrupts.
     pub interrupts: bool,
+}
+
+/// See [`Record::Device`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "std", derive(serde::Deserialize))]
+pub struct Device<S> {
+    /// The partition.
+    pub owner: S,
+    /// The PCI function: `0000:00:03.0`.
+    pub device: S,
+    /// Vendor ID in bits 31:16, device ID in bits 15:0.
+    pub id: u32,
+    /// No IOMMU keeps its DMA in bounds.
+    pub unprotected: bool,
 }
 
 /// See [`Record::DmaFault`].

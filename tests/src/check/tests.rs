@@ -19,7 +19,7 @@ fn ended() -> Ended {
         serde_json::json!({ "name": name, "cpus": [core], "state": state, "exit_code": 3,
             "restarts": 1, "detail": "triple fault", "dataplane": ["quiesce"],
             "exits": exits(2), "reasons": [], "interrupts_since_quiesce": 1,
-            "dma_faults": 0, "console": ["n=5 x", "n=7"], "violation": violation,
+            "devices": [], "dma_faults": 0, "console": ["n=5 x", "n=7"], "violation": violation,
             "violations": [violation] })
     };
     let core = |core: u32, quiet: u64| {

@@ -1,4 +1,5 @@
-//! What devices reached for that is not their owner's.
+//! Devices of partitions, and what devices reached for that is not their
+//! owner's.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -35,6 +36,32 @@ impl From<record::DmaFault<String>> for DmaFault {
             access: fault.access,
             code: fault.code,
             number: fault.number,
+        }
+    }
+}
+
+/// A PCI function of a partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Where it is: `0000:00:03.0`.
+    pub address: String,
+    /// Vendor and device ID: `8086:100e`.
+    pub id: String,
+    /// `protected` by the IOMMU, or `unprotected`.
+    pub dma: String,
+}
+
+impl From<record::Device<String>> for Device {
+    fn from(device: record::Device<String>) -> Self {
+        let dma = if device.unprotected {
+            "unprotected"
+        } else {
+            "protected"
+        };
+        Self {
+            address: device.device,
+            id: format!("{:04x}:{:04x}", device.id >> 16, device.id & 0xffff),
+            dma: dma.to_owned(),
         }
     }
 }

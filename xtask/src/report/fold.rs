@@ -64,6 +64,7 @@ impl Fold {
                 exits: Exits::default(),
                 reasons: Vec::new(),
                 interrupts_since_quiesce: 0,
+                devices: Vec::new(),
                 dma_faults: 0,
                 console: Vec::new(),
                 violation: None,
@@ -191,6 +192,13 @@ impl Fold {
             Record::Iommu(iommu) => {
                 self.report.iommu = Some(iommu.kind);
                 self.report.interrupt_remapping = iommu.interrupts;
+            }
+            Record::Device(device) => {
+                if let Some(index) = self.index(&device.owner)
+                    && let Some(report) = self.report.partitions.get_mut(index)
+                {
+                    report.devices.push(device.into());
+                }
             }
             Record::DmaFault(fault) => {
                 let device = (fault.owner.clone(), fault.device.clone());

@@ -16,7 +16,7 @@ use cloister_abi::record::{Control, Trace, Traced};
 use cloister_abi::{LinuxState, PartitionState};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-pub use dma::DmaFault;
+pub use dma::{Device, DmaFault};
 pub use finish::Ending;
 pub use fold::Fold;
 pub use table::print;
@@ -137,6 +137,8 @@ pub struct Partition {
     pub reasons: Vec<ReasonTotals>,
     /// Interrupts at its cores since they were quiet.
     pub interrupts_since_quiesce: u64,
+    /// The PCI functions that it owns.
+    pub devices: Vec<Device>,
     /// Recorded faults of its devices: all of them, but hardware does not
     /// record each of a storm.
     pub dma_faults: u64,

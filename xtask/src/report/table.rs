@@ -148,6 +148,13 @@ fn result(partition: &Partition, out: &mut dyn Write) -> fmt::Result {
         write!(out, ": {}", partition.detail)?;
     }
     writeln!(out)?;
+    for device in &partition.devices {
+        writeln!(
+            out,
+            "  has {} ({}), DMA {}",
+            device.address, device.id, device.dma
+        )?;
+    }
     partition
         .violations
         .iter()
