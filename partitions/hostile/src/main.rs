@@ -29,6 +29,7 @@
 #![no_std]
 #![no_main]
 
+mod align;
 mod apic;
 mod dma;
 mod image;

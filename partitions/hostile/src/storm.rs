@@ -188,6 +188,7 @@ pub(crate) fn endless(partition: &Partition) -> Outcome {
                 own_gates(step, again_with_error);
                 forever!("pushfq", "or dword ptr [rsp], 0x100", "popfq", "nop")
             }
+            "alignment" => crate::align::check_forever(),
             "hypercall" | "flush" => flood(kind),
             _ => {}
         }

@@ -15,9 +15,9 @@ static mut TASKS: [Tss; 2] = [[0; 26]; 2];
 static mut GDT: [u64; 5] = [0, 0x00cf_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0, 0];
 
 #[repr(C, packed)]
-struct Pointer {
-    limit: u16,
-    base: u64,
+pub(crate) struct Pointer {
+    pub(crate) limit: u16,
+    pub(crate) base: u64,
 }
 
 /// Descriptor of an available 32-bit TSS at `address`, below 4 GiB.
