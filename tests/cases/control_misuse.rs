@@ -14,7 +14,7 @@ use crate::hostile_root;
 /// calls that mean nothing, hypercalls from user mode: all refused or done
 /// whole, and counted.
 pub(crate) fn misuse(bench: &Bench) -> Result<()> {
-    const KILLS: u64 = 25;
+    const KILLS: u64 = 10;
     const BOTH: u64 = 10;
     let command = format!(
         "{before}; \
