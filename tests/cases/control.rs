@@ -31,9 +31,14 @@ pub(crate) fn system() -> String {
     with_linux(&linux("[0, 1]"), [strict(), victim])
 }
 
+/// Keeps messages of the kernel, above all those on processes that end by a
+/// signal (Documentation/admin-guide/sysctl, `exception-trace`), out of what
+/// is printed.
+pub(crate) const QUIET_KERNEL: &str = "dmesg -n 2; echo 0 >/proc/sys/debug/exception-trace";
+
 /// A command that prints what `cloister WORDS` does between marks.
 pub(crate) fn marked(mark: &str, words: &str) -> String {
-    format!("echo \"<{mark}>$(cloister {words})</{mark}>\"")
+    format!("said=\"$(cloister {words})\"; dmesg -n 1; echo \"<{mark}>$said</{mark}>\"; dmesg -n 7")
 }
 
 /// `cloister list --json`, between marks.
@@ -47,7 +52,7 @@ pub(crate) fn json(ended: &Ended, mark: &str) -> Result<Value> {
     let text = console
         .split_once(&format!("<{mark}>"))
         .and_then(|(_, rest)| rest.split_once(&format!("</{mark}>")))
-        .with_context(|| format!("Linux printed no <{mark}>"))?
+        .with_context(|| ended.failure(format!("Linux printed no <{mark}>")))?
         .0;
     serde_json::from_str(text).with_context(|| format!("in <{mark}>: {text}"))
 }

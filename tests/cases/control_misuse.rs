@@ -5,7 +5,7 @@ use cloister_tests::Ended;
 use cloister_tests::cases::Bench;
 use serde_json::Value;
 
-use crate::control::{STRICT, equal, json, list, system, undisturbed};
+use crate::control::{QUIET_KERNEL, STRICT, equal, json, list, system, undisturbed};
 use crate::control_life::{holds, number, with_program};
 use crate::demo::expect;
 use crate::hostile_root;
@@ -17,7 +17,7 @@ pub(crate) fn misuse(bench: &Bench) -> Result<()> {
     const KILLS: u64 = 10;
     const BOTH: u64 = 10;
     let command = format!(
-        "{before}; \
+        "{QUIET_KERNEL}; {before}; \
          n=0; while [ $n -lt {KILLS} ]; do n=$((n + 1)); \
          old=$(cloister show victim | grep starts); \
          cloister cycle victim -n 1000000 --load /spin.elf 2>/dev/null & \
