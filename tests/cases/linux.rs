@@ -429,7 +429,7 @@ pub(crate) fn beside_two(bench: &Bench) -> Result<()> {
         let beyond = |what: &str, bound| of[what]["max"].as_u64().is_none_or(|max| max > bound);
         beyond("call", call) || beyond("effect", effect)
     });
-    let ended = ended.check(late.is_none(), format!("too late: {late:?}"))?;
+    ended.ensure(late.is_none(), format!("too late: {late:?}"))?;
     let calls: Vec<String> = cycled["operations"]
         .as_array()
         .into_iter()
