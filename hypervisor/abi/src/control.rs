@@ -286,7 +286,7 @@ pub struct PartitionStatus {
     pub exit_code: AtomicU64,
     /// How often its program was started.
     pub starts: AtomicU64,
-    /// How many of those followed a violation or the operator's `restart`.
+    /// How many of those followed a violation.
     pub restarts: AtomicU32,
     /// Its cores that were started and have not parked since. The partition
     /// can be started only when this is 0.
