@@ -61,6 +61,6 @@ fn bring_up<V: Vendor>(info: &BootInfo) -> ! {
     setup::or_stop(setup::confine_devices(system));
     report::boot(V::NAME, system.cores);
     provoke::on_request(&info.command_line);
-    smp::release(run::enter::<V>, system);
+    smp::release(run::enter::<V>, system, system.cores);
     run::enter::<V>(system, boot_core())
 }

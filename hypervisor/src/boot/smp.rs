@@ -1,6 +1,8 @@
 //! Starting the other cores, one by one, each with an acknowledgement and a
-//! deadline (Intel SDM vol. 3, "MP Initialization Protocol"; INIT, 10 ms,
-//! SIPI, 200 µs, SIPI).
+//! deadline (Intel SDM vol. 3, "MP Initialization Protocol"). The 10 ms that
+//! the manual puts between INIT and the start-up IPI are for processors from
+//! before virtualization: Linux leaves them out too (arch/x86/kernel/smpboot.c,
+//! `smp_quirk_init_udelay`).
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -88,7 +90,7 @@ unsafe fn start(
     // SAFETY: the core waits for exactly this.
     unsafe {
         apic::send_init(apic_id);
-        wait(10_000, || false);
+        wait(10, || false);
         for _ in 0..2 {
             apic::send_startup(apic_id, trampoline);
             if wait(100_000, || data.is_online()) {
@@ -115,27 +117,36 @@ pub(crate) unsafe fn enter(data: &'static PerCpu) -> ! {
     cpu::enable_features();
     apic::enter_mode();
     data.set_online();
-    loop {
-        let entry = ENTRY.load(Ordering::Acquire);
-        if entry != 0 {
-            let argument = ARGUMENT.load(Ordering::Acquire);
-            // SAFETY: `release` stored a function that takes such an argument;
-            // a reference is passed like an integer.
-            let entry = unsafe {
-                core::mem::transmute::<usize, extern "sysv64" fn(usize, &'static PerCpu) -> !>(
-                    entry,
-                )
-            };
-            entry(argument, data);
+    let mut others = false;
+    // Asleep, a core takes nothing from the one that prepares the machine.
+    let entry = loop {
+        cpu::wait_for_nmi();
+        data.take_nmi();
+        match ENTRY.load(Ordering::Acquire) {
+            0 => others = true,
+            entry => break entry,
         }
-        cpu::pause();
+    };
+    if others {
+        data.note_nmi();
     }
+    let argument = ARGUMENT.load(Ordering::Acquire);
+    // SAFETY: `release` stored a function that takes such an argument; a
+    // reference is passed like an integer.
+    let entry = unsafe {
+        core::mem::transmute::<usize, extern "sysv64" fn(usize, &'static PerCpu) -> !>(entry)
+    };
+    entry(argument, data)
 }
 
-/// Lets every started core go on to `entry(argument, …)`.
-pub(crate) fn release<T: Sync>(entry: Entry<T>, argument: &'static T) {
+/// Lets the others of the machine's `cores` cores go on to
+/// `entry(argument, …)`, by an NMI for each.
+pub(crate) fn release<T: Sync>(entry: Entry<T>, argument: &'static T, cores: usize) {
     ARGUMENT.store(core::ptr::from_ref(argument) as usize, Ordering::Release);
     ENTRY.store(entry as usize, Ordering::Release);
+    let own = percpu::this().apic_id();
+    let all = (0..cores).map(|number| cores::core(number).apic_id());
+    all.filter(|&id| id != own).for_each(apic::send_nmi);
 }
 
 /// Waits until `done`, at most about `microseconds`; says whether it was.
