@@ -85,19 +85,17 @@ fn zero<V: Vendor>(core: &Core<V>) {
 
 /// Maps all of the partition's RAM. Once is enough: nothing is ever unmapped.
 ///
-/// Pages that were touched before and mapped small are mapped anew with the
-/// largest that fit. Another core of the partition that finds a hole meanwhile
-/// exits, waits for the lock, and finds it mapped.
+/// A GiB of which something was touched before, page by page, is mapped anew if
+/// one page fits. Another core of the partition that finds a hole there
+/// meanwhile exits, waits for the lock, and finds it mapped.
 fn populate<V: Vendor>(core: &mut Core<V>, partition: &Partition<V>) -> bool {
     if partition.life.populated.load(Ordering::Acquire) {
         return true;
     }
     let (base, length) = (partition.block.range().start, partition.block.len());
     let mapped = partition.guest.with_nested(|nested, tables| {
-        nested
-            .unmap(tables, 0, length)
-            .and_then(|()| nested.map(tables, 0, base, length, Rights::RWX, MemoryType::WriteBack))
-            .is_ok()
+        let all = nested.complete(tables, 0, base, length, Rights::RWX, MemoryType::WriteBack);
+        all.is_ok()
     });
     core.vcpu.flush_nested();
     if mapped {

@@ -151,6 +151,42 @@ impl<F: Format> Builder<F> {
         result
     }
 
+    /// Maps what of the range is not mapped as [`Self::map`] would. A page that
+    /// is smaller than that is removed first; no other translation is missing
+    /// for a moment. What is mapped already must lead to `hpa` in the same way.
+    ///
+    /// # Errors
+    /// Any [`MapError`]; part of the range may be mapped, and no more than what
+    /// one page of the largest size would cover has gone.
+    pub fn complete<T: Tables>(
+        &mut self,
+        tables: &mut T,
+        gpa: u64,
+        hpa: u64,
+        len: u64,
+        rights: Rights,
+        memory_type: MemoryType,
+    ) -> Result<(), MapError> {
+        let end = checked_end(gpa, len)?;
+        let mut at = gpa;
+        while at < end {
+            let to = hpa + (at - gpa);
+            let fits = |&level: &u8| {
+                let size = page_size(level);
+                size <= end - at && at.is_multiple_of(size) && to.is_multiple_of(size)
+            };
+            let level = (1..=self.max_level).rev().find(fits).unwrap_or(1);
+            let size = page_size(level);
+            let there = self.lookup(tables, at);
+            if there.is_none_or(|there| there.level < level) {
+                self.unmap(tables, at, size)?;
+                self.map(tables, at, to, size, rights, memory_type)?;
+            }
+            at += size;
+        }
+        Ok(())
+    }
+
     /// Removes whatever is mapped in the range; holes are no error. Large
     /// pages at its edges are split.
     ///

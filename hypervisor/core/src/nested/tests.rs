@@ -537,6 +537,51 @@ fn the_largest_pages_that_fit_are_used() {
     assert_eq!(table.lookup(&host, 2 * GIB + PAGE), None);
 }
 
+/// Notes which entries are written.
+struct Noting(Host, Vec<(u64, usize)>);
+
+impl Tables for Noting {
+    fn allocate(&mut self) -> Option<u64> {
+        self.0.allocate()
+    }
+    fn release(&mut self, table: u64) {
+        self.0.release(table);
+    }
+    fn read(&self, table: u64, index: usize) -> u64 {
+        self.0.read(table, index)
+    }
+    fn write(&mut self, table: u64, index: usize, value: u64) {
+        self.1.push((table, index));
+        self.0.write(table, index, value);
+    }
+}
+
+#[test]
+fn what_is_mapped_stays_so_while_the_rest_is() {
+    const LARGE: u64 = 2 << 20;
+    let (host, mut table) = mapped(true, 3 * LARGE, 3 * LARGE, LARGE);
+    let mut noting = Noting(host, Vec::new());
+    let complete = |table: &mut Builder<Npt>, noting: &mut Noting, len| {
+        table.complete(noting, 0, 0, len, Rights::RWX, MemoryType::WriteBack)
+    };
+    assert_eq!(complete(&mut table, &mut noting, 8 * LARGE), Ok(()));
+    let slots: Vec<usize> = noting.1.iter().map(|&(_, slot)| slot).collect();
+    assert_eq!(slots, [0, 1, 2, 4, 5, 6, 7]);
+
+    // One page fits over all of it.
+    assert_eq!(complete(&mut table, &mut noting, GIB + LARGE), Ok(()));
+    let level = |gpa| table.lookup(&noting, gpa).map(|there| there.level);
+    assert_eq!((level(0), level(GIB)), (Some(3), Some(2)));
+    assert_eq!(table.lookup(&noting, GIB + LARGE), None);
+    noting.1.clear();
+    assert_eq!(complete(&mut table, &mut noting, GIB + LARGE), Ok(()));
+    assert!(noting.1.is_empty());
+
+    noting.0.budget = 0;
+    let none_left = complete(&mut table, &mut noting, 3 * GIB + LARGE);
+    assert_eq!(none_left, Err(MapError::OutOfTables));
+}
+
 #[test]
 fn three_levels_and_small_pages() {
     let mut host = Host::new(usize::MAX);
