@@ -216,7 +216,6 @@ fn grub_mkrescue(stage: &Path, iso: &Path) -> Result<()> {
     let output = Command::new("grub-mkrescue")
         .arg("--directory=/usr/lib/grub/i386-pc")
         .arg(format!("--install-modules={GRUB_MODULES}"))
-        .arg(format!("--modules={GRUB_MODULES}"))
         .args(["--fonts=", "--themes=", "--locales=", "--compress=no"])
         .arg("-o")
         .args([iso, stage])

@@ -240,6 +240,16 @@ impl Fold {
         self.end.is_some()
     }
 
+    /// Whether what it said is that it failed or refused to start: then it
+    /// halts, and does not power the machine off.
+    #[must_use]
+    pub fn failed(&self) -> bool {
+        let completed = Outcome::Completed.name();
+        self.end
+            .as_ref()
+            .is_some_and(|end| end.outcome != completed)
+    }
+
     /// Whether Linux said its last word and no partition runs any more: then
     /// nothing will happen though the machine goes on.
     #[must_use]

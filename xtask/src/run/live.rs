@@ -215,7 +215,9 @@ impl Live {
             return;
         }
         let now = Instant::now();
-        let over = if self.fold.ended() {
+        let over = if self.fold.failed() {
+            Some((Duration::ZERO, Ending::Over))
+        } else if self.fold.ended() {
             Some((self.grace, Ending::Over))
         } else if self.fold.stuck() {
             Some((LAST_WORDS, Ending::NothingLeft))
