@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
+use super::threads::Threads;
 use super::witness::{Testimony, Witness};
 
 /// One of the two consoles.
@@ -52,6 +53,8 @@ pub struct Child {
     /// Open as long as the process lives: see `bochs`.
     held: Vec<File>,
     status: Option<ExitStatus>,
+    /// Of QEMU under TCG with a thread for each core.
+    threads: Option<Threads>,
     witness: Option<Witness>,
     stderr: PathBuf,
     /// Sockets, logs; removed at the end.
@@ -91,6 +94,7 @@ impl Child {
             inputs: Vec::new(),
             held: Vec::new(),
             status: None,
+            threads: None,
             witness: None,
             stderr,
             _work: work,
@@ -129,6 +133,11 @@ impl Child {
         self.readers.push(thread::spawn(reader));
     }
 
+    /// Learns which of the process's threads is which core.
+    pub(super) fn learn(&mut self, threads: Threads) {
+        self.threads = Some(threads);
+    }
+
     /// Lets `witness` count this machine's exits.
     pub(super) fn watch(&mut self, witness: Witness) {
         self.witness = Some(witness);
@@ -140,7 +149,9 @@ impl Child {
     /// # Errors
     /// What it wrote down is incomplete or not understood.
     pub fn testimony(&self) -> Result<Option<Testimony>> {
-        self.witness.as_ref().map(Witness::testimony).transpose()
+        let witness = self.witness.as_ref();
+        let threads = self.threads.as_ref();
+        witness.map(|w| w.testimony(threads)).transpose()
     }
 
     /// For threads that add events of their own.
@@ -154,8 +165,8 @@ impl Child {
     pub fn next_event(&mut self, timeout: Duration) -> Option<Event> {
         let deadline = Instant::now() + timeout;
         loop {
-            if let Some(witness) = &mut self.witness {
-                witness.look(self.process.id());
+            if let Some(threads) = &mut self.threads {
+                threads.look(self.process.id());
             }
             let left = deadline.saturating_duration_since(Instant::now());
             let slice = left.min(Duration::from_millis(20));

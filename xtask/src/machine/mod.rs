@@ -5,6 +5,7 @@ mod child;
 mod codes;
 mod nic;
 pub mod qemu;
+mod threads;
 mod witness;
 
 use std::path::Path;
@@ -69,6 +70,9 @@ pub struct Setup<'a> {
     pub cpus: u32,
     /// Bytes of memory, a multiple of 1 MiB.
     pub memory: u64,
+    /// Cores that let the others run first ([`crate::Run::yielding`]): QEMU
+    /// under TCG only.
+    pub yielding: &'a [u32],
     /// QEMU only.
     pub accel: Accel,
     /// QEMU only.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::child::{Child, Port};
+use super::threads::Threads;
 use super::witness::Witness;
 use super::{Accel, Clock, Iommu, Setup, nic};
 use crate::kvm::{self, Choice};
@@ -47,7 +48,10 @@ pub fn start(setup: &Setup<'_>) -> Result<Child> {
         arguments(command, setup, &choice, &folder);
     })?;
     if setup.witness {
-        child.watch(Witness::qemu(folder, setup.cpus));
+        child.watch(Witness::Qemu(folder));
+    }
+    if has_threads(setup, &choice) {
+        child.learn(Threads::new(setup.cpus, setup.yielding.to_owned()));
     }
     for (port, listener) in listeners {
         let stream = accept(&listener, &mut child)?;
@@ -63,6 +67,11 @@ pub fn start(setup: &Setup<'_>) -> Result<Child> {
 /// KVM was asked for and cannot nest here.
 pub fn choice(asked: Accel) -> Result<Choice> {
     kvm::choose(asked, &kvm::probe())
+}
+
+/// Whether each core has a thread of its own, with a name.
+fn has_threads(setup: &Setup<'_>, choice: &Choice) -> bool {
+    setup.clock == Clock::Host && matches!(choice, Choice::Tcg(_))
 }
 
 fn arguments(command: &mut Command, setup: &Setup<'_>, choice: &Choice, folder: &Path) {
@@ -107,8 +116,10 @@ fn arguments(command: &mut Command, setup: &Setup<'_>, choice: &Choice, folder: 
             command.args(["-serial", "null"]);
         }
     }
-    if setup.witness {
+    if has_threads(setup, choice) {
         command.args(["-name", "cloister,debug-threads=on"]);
+    }
+    if setup.witness {
         command.args(["-d", "in_asm,tid", "-dfilter", "0x0+1"]);
         command.arg("-D").arg(folder.join("exits%d"));
     }

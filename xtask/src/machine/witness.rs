@@ -2,9 +2,7 @@
 //! to which the hypervisor's own counters can be held.
 //!
 //! QEMU (TCG) logs `vmrun! VMCB` and `vmexit(CODE, INFO1, INFO2, RIP)!` under
-//! `-d in_asm`; with `-d tid` each thread has a file of its own, and with
-//! `-name …,debug-threads=on` a thread's name says which core it is.
-//! `-dfilter` keeps the disassembly itself out. Bochs logs `VMEXIT reason = …`
+//! `-d in_asm`; with `-d tid` each thread has a file of its own. `-dfilter` keeps the disassembly itself out. Bochs logs `VMEXIT reason = …`
 //! with core and tick among the debug messages of its processors.
 
 use std::collections::BTreeMap;
@@ -17,6 +15,7 @@ use anyhow::{Context, Result, ensure};
 use cloister_abi::Reason;
 
 use super::codes;
+use super::threads::Threads;
 
 /// One VM exit, seen from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,66 +67,29 @@ impl Testimony {
 /// The witness of a machine that runs.
 #[derive(Debug)]
 pub(super) enum Witness {
-    /// Log files by thread, and the threads that are known to be cores.
-    Qemu {
-        folder: PathBuf,
-        cores: u32,
-        threads: BTreeMap<u32, u32>,
-    },
+    /// Log files by thread.
+    Qemu(PathBuf),
     /// What a thread has read from Bochs' log so far.
     Bochs(Arc<Mutex<Testimony>>),
 }
 
 impl Witness {
-    /// For a QEMU with `cores` cores that logs to `exits%d` in `folder`.
-    pub(super) fn qemu(folder: PathBuf, cores: u32) -> Self {
-        Self::Qemu {
-            folder,
-            cores,
-            threads: BTreeMap::new(),
-        }
-    }
-
-    /// Learns which thread of process `process` is which core, while it runs.
-    pub(super) fn look(&mut self, process: u32) {
-        let Self::Qemu { cores, threads, .. } = self else {
-            return;
-        };
-        if threads.len() >= usize::try_from(*cores).unwrap_or(usize::MAX) {
-            return;
-        }
-        let tasks = fs::read_dir(format!("/proc/{process}/task"));
-        for task in tasks.into_iter().flatten().filter_map(Result::ok) {
-            let number = task.file_name().to_string_lossy().parse();
-            let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-            if let (Ok(thread), Some(core)) = (number, core_of_thread(&name)) {
-                threads.insert(thread, core);
-            }
-        }
-    }
-
-    /// What it saw. Complete when the process has ended.
+    /// What it saw of QEMU's `threads`. Complete when the process has ended.
     ///
     /// # Errors
     /// A core's thread was never seen, or a line of a log is not understood.
-    pub(super) fn testimony(&self) -> Result<Testimony> {
+    pub(super) fn testimony(&self, threads: Option<&Threads>) -> Result<Testimony> {
         match self {
             Self::Bochs(testimony) => Ok(testimony
                 .lock()
                 .map_err(|_| anyhow::anyhow!("the reader of Bochs' log panicked"))?
                 .clone()),
-            Self::Qemu {
-                folder,
-                cores,
-                threads,
-            } => {
-                ensure!(
-                    u32::try_from(threads.len()) == Ok(*cores),
-                    "the witness knows the threads of {} of QEMU's {cores} cores",
-                    threads.len()
-                );
+            Self::Qemu(folder) => {
+                let threads = threads
+                    .filter(|threads| threads.complete())
+                    .context("the witness does not know the threads of all of QEMU's cores")?;
                 let mut testimony = Testimony::default();
-                for (thread, core) in threads {
+                for (thread, core) in threads.by_thread() {
                     let path = folder.join(format!("exits{thread}"));
                     // A thread that logged nothing has no file.
                     let text = fs::read_to_string(&path).unwrap_or_default();
@@ -139,15 +101,6 @@ impl Witness {
             }
         }
     }
-}
-
-/// `CPU 3/TCG`: the name of QEMU's thread for core 3.
-fn core_of_thread(name: &str) -> Option<u32> {
-    name.trim()
-        .strip_prefix("CPU ")?
-        .strip_suffix("/TCG")?
-        .parse()
-        .ok()
 }
 
 /// The exits in the log of one core. Each follows an entry, so that none can
@@ -261,11 +214,11 @@ mod tests {
     }
 
     #[test]
-    fn threads_and_cores() {
-        assert_eq!(core_of_thread("CPU 12/TCG\n"), Some(12));
-        assert_eq!(core_of_thread("qemu-system-x86\n"), None);
-        let witness = Witness::qemu("/nonexistent".into(), 2);
-        assert!(witness.testimony().is_err());
+    fn each_core_has_a_thread() {
+        let witness = Witness::Qemu("/nonexistent".into());
+        assert!(witness.testimony(None).is_err());
+        let unknown = Threads::new(2, Vec::new());
+        assert!(witness.testimony(Some(&unknown)).is_err());
     }
 
     #[test]

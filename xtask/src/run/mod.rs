@@ -11,7 +11,7 @@ use crate::kvm::Choice;
 use crate::machine::{Accel, Clock, Iommu, MachineKind, Nic, Setup, Testimony, qemu};
 use crate::report::{Fold, Report};
 use crate::symbols::Symbols;
-use crate::system::{SerialPorts, System};
+use crate::system::{Loaded, SerialPorts, System};
 use crate::{paths, tools};
 
 mod live;
@@ -39,6 +39,7 @@ pub struct Run {
     accel: Accel,
     iommu: Option<Iommu>,
     clock: Clock,
+    yielding: Vec<u32>,
     cpus: Option<u32>,
     memory: Option<u64>,
     timeout: Option<Duration>,
@@ -74,6 +75,7 @@ impl Run {
             accel: Accel::Auto,
             iommu: None,
             clock: Clock::Host,
+            yielding: Vec::new(),
             cpus: None,
             memory: None,
             timeout: None,
@@ -137,6 +139,16 @@ impl Run {
     #[must_use]
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
+        self
+    }
+
+    /// Core `core` lets the others run first where the host has fewer processors
+    /// than QEMU's machine. That is for a program which only computes: one that
+    /// reads the TSC without a pause holds the lock around QEMU's clock most of
+    /// the time, and then everybody waits for it.
+    #[must_use]
+    pub fn yielding(mut self, core: u32) -> Self {
+        self.yielding.push(core);
         self
     }
 
@@ -276,10 +288,7 @@ impl Run {
             .cpus
             .unwrap_or_else(|| self.default_cpus(image.loaded.as_ref()));
         let memory = self.memory.unwrap_or_else(|| {
-            let named = image
-                .loaded
-                .as_ref()
-                .map_or(0, crate::system::Loaded::memory);
+            let named = image.loaded.as_ref().map_or(0, Loaded::memory);
             named.max(1 << 30)
         });
         let ports = match &image.loaded {
@@ -312,6 +321,7 @@ impl Run {
             iso: &image.iso,
             cpus,
             memory,
+            yielding: &self.yielding,
             accel: self.accel,
             iommu: self.iommu,
             clock: self.clock,
@@ -348,7 +358,7 @@ impl Run {
         self.start()?.finish()
     }
 
-    fn default_cpus(&self, loaded: Option<&crate::system::Loaded>) -> u32 {
+    fn default_cpus(&self, loaded: Option<&Loaded>) -> u32 {
         let least = match self.machine {
             MachineKind::Qemu => 4,
             // Each core of Bochs costs minutes.
