@@ -3,32 +3,24 @@
 
 use anyhow::{Context, Result};
 use cloister_tests::cases::Bench;
-use cloister_tests::{Ended, Part, PartitionState, linux, part, with_linux};
+use cloister_tests::{Ended, System, linux, part};
 use serde_json::Value;
 
 use crate::demo::expect;
+use crate::neighbour::{self, beside};
 
 /// The strict partition's core, and the one that is started and stopped.
-pub(crate) const STRICT: usize = 2;
+pub(crate) const STRICT: usize = neighbour::CORE as usize;
 const VICTIM: usize = 3;
 
-/// A strict partition without end.
-pub(crate) fn strict() -> Part {
-    part("strict", "spin.elf")
-        .cores("[2]")
-        .memory("64M")
-        .args("report=1000000")
-        .may("quiesce strict populate")
-}
-
 /// A strict partition, and beside it one to start and stop.
-pub(crate) fn system() -> String {
+pub(crate) fn system(bench: &Bench) -> System {
     let victim = part("victim", "spin.elf")
         .cores("[3]")
         .memory("4M")
-        .args("report=1000000")
+        .args("work=10000 report=100")
         .may("quiesce strict debug populate");
-    with_linux(&linux("[0, 1]"), [strict(), victim])
+    beside(bench, &linux("[0, 1]"), [victim])
 }
 
 /// Keeps messages of the kernel, above all those on processes that end by a
@@ -88,12 +80,7 @@ pub(crate) fn equal(
 pub(crate) fn undisturbed(ended: &Ended, before: &Value, after: &Value) -> Result<()> {
     let (old, new) = (exits(before, STRICT, None), exits(after, STRICT, None));
     equal(ended, "exits of the strict partition", new, old)?;
-    ended
-        .partition("strict")?
-        .state(PartitionState::Running)?
-        .since_quiesce(0)?
-        .interrupts(0)?
-        .violations(0)?;
+    neighbour::undisturbed(ended)?;
     Ok(())
 }
 
@@ -112,7 +99,7 @@ pub(crate) fn list_is_true(bench: &Bench) -> Result<()> {
         list("before"),
         list("after")
     );
-    let ended = bench.system(system()).run(&command)?.completed()?;
+    let ended = system(bench).run(&command)?.completed()?;
     let list = json(&ended, "before")?;
     let equal =
         |what: &str, got: &Value, expected: Value| equal(&ended, what, got.clone(), expected);
@@ -165,7 +152,7 @@ pub(crate) fn reading_is_free(bench: &Bench) -> Result<()> {
         list("between"),
         list("after")
     );
-    let ended = bench.system(system()).run(&command)?.completed()?;
+    let ended = system(bench).run(&command)?.completed()?;
     expect(&ended, "read", "0")?;
     expect(&ended, "called", "0")?;
     let before = json(&ended, "before")?;

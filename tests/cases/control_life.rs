@@ -5,21 +5,20 @@ use std::fs;
 
 use anyhow::{Context, Result};
 use cloister_tests::cases::Bench;
-use cloister_tests::{Ended, System, linux, part, with_linux};
+use cloister_tests::{Ended, System, linux, part};
 use serde_json::Value;
 use xtask::build;
 
-use crate::control::{STRICT, equal, exits, json, list, marked, strict, undisturbed};
+use crate::control::{STRICT, equal, exits, json, list, marked, undisturbed};
+use crate::neighbour::beside;
 
 /// A system with the victim's program in Linux, to be loaded anew.
-pub(crate) fn with_program(bench: &Bench, system: String, program: &str) -> Result<System> {
+pub(crate) fn with_program(system: System, program: &str) -> Result<System> {
     build::hypervisor_with(&[program])?;
     let programs = build::programs()?;
     let elf = programs.get(program).context("no such program")?;
     let file = format!("{program}.elf");
-    Ok(bench
-        .system(system)
-        .linux_file(&file, 0o644, &fs::read(elf)?))
+    Ok(system.linux_file(&file, 0o644, &fs::read(elf)?))
 }
 
 /// A number in what the tool said.
@@ -49,12 +48,12 @@ fn calls(list: &Value) -> u64 {
 
 /// The same system with a victim that only waits: what is measured is the life
 /// cycle, and not how long QUIESCE takes.
-fn idle() -> String {
+fn idle(bench: &Bench) -> System {
     let victim = part("victim", "exits.elf")
         .cores("[3]")
         .memory("4M")
         .args("hlt");
-    with_linux(&linux("[0, 1]"), [strict(), victim])
+    beside(bench, &linux("[0, 1]"), [victim])
 }
 
 /// Stop, load, start, restart a thousand times, with Linux at work: each call
@@ -74,7 +73,7 @@ pub(crate) fn life_cycle(bench: &Bench) -> Result<()> {
         ),
         list("after"),
     );
-    let ended = with_program(bench, idle(), "exits")?
+    let ended = with_program(idle(bench), "exits")?
         .run(&command)?
         .completed()?;
     let (before, after) = (json(&ended, "before")?, json(&ended, "after")?);

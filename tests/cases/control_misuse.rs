@@ -37,8 +37,7 @@ pub(crate) fn misuse(bench: &Bench) -> Result<()> {
         between = list("between"),
         after = list("after"),
     );
-    let ended = with_program(bench, system(), "spin")?
-        .linux_file("bin/hostile-root", 0o755, &hostile_root::tool()?)
+    let ended = hostile_root::with_root(with_program(system(bench), "spin")?)?
         .run(&command)?
         .completed()?;
     ended.linux()?.run_status(0)?;

@@ -102,7 +102,7 @@ pub(crate) fn watch(bench: &Bench) -> Result<()> {
         watching = list("watching"),
         ended = list("ended"),
     );
-    let ended = bench.system(system()).run(&command)?.completed()?;
+    let ended = system(bench).run(&command)?.completed()?;
     ended.linux()?.run_status(0)?;
     let [before, after] = ["before", "after"].map(|mark| json(&ended, mark));
     let (before, after) = (before?, after?);

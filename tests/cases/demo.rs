@@ -39,12 +39,13 @@ pub(crate) fn solo(bench: &Bench) -> Result<()> {
 
 /// `partitions/demo.toml`, as a user runs it first.
 pub(crate) fn demo(bench: &Bench) -> Result<()> {
-    // The last command gives the strict partition time for its iterations.
+    // It powers off when the strict partition has made its iterations.
     let ended = bench
         .file(paths::demo())
         .run(&format!(
             "echo nproc=$(nproc); echo release=$(uname -r); dmesg | tail -3; \
-             grep -c ^processor /proc/cpuinfo; sleep 12; {}",
+             grep -c ^processor /proc/cpuinfo; \
+             until cloister console spin | grep -q 'quanta={DEMO_ITERATIONS} '; do sleep 1; done; {}",
             list("listed")
         ))?
         .completed()?;

@@ -22,22 +22,16 @@ fn restarting(name: &str, core: u32) -> Part {
         .key("max_restarts = 60")
 }
 
-/// Boots `hostiles` beside the neighbour on core 0, whose strict iterations
-/// take longer than they do.
-fn contain(bench: &Bench, hostiles: impl IntoIterator<Item = Part>) -> Result<Ended> {
-    let iterations = bench.choose(30_000_000, 20_000_000);
-    contain_beside(bench, iterations, hostiles)
-}
-
-/// The same beside a neighbour of so many iterations.
-fn contain_beside(
+/// Boots `hostiles` beside the neighbour on core 0, whose strict iterations, so
+/// many in QEMU and on Bochs, take longer than they do.
+fn contain(
     bench: &Bench,
-    iterations: u64,
+    (qemu, bochs): (u64, u64),
     hostiles: impl IntoIterator<Item = Part>,
 ) -> Result<Ended> {
     let neighbour = part("neighbour", "spin.elf")
         .cores("[0]")
-        .args(&format!("quanta={iterations}"))
+        .args(&format!("quanta={}", bench.choose(qemu, bochs)))
         .may("quiesce strict populate");
     let ended = bench
         .system(partitions([neighbour].into_iter().chain(hostiles)))
@@ -49,6 +43,12 @@ fn contain_beside(
         .since_quiesce(0)?
         .interrupts(0)?
         .violations(0)?;
+    // Where time is the host's, who is last is chance.
+    let console = ended.hypervisor_console();
+    let last = console.lines().rfind(|line| line.starts_with("partition "));
+    let outlasts = last.is_some_and(|line| line.starts_with("partition \"neighbour\""));
+    let message = format!("the neighbour was not the last: {last:?}");
+    ended.ensure(bench.choose(true, outlasts), message)?;
     Ok(ended)
 }
 
@@ -69,7 +69,8 @@ pub(crate) fn memory(bench: &Bench) -> Result<()> {
     let scenarios = [("foreign", 1), ("frames", 2), ("tables", 3), ("image", 4)];
     let parts = scenarios.map(|(name, core)| restarting(name, core));
     let modify = hostile("modify", 5, "modify");
-    let ended = contain(bench, parts.into_iter().chain([modify]))?;
+    let parts = parts.into_iter().chain([modify]);
+    let ended = contain(bench, (30_000_000, 10_000_000), parts)?;
     for (name, kinds, reason) in [
         ("foreign", 22, "nested-page-fault"),
         ("frames", 17, "cpuid"),
@@ -134,7 +135,7 @@ pub(crate) fn instructions(bench: &Bench) -> Result<()> {
         "ports" => hostile(name, core, &format!("ports step={step}")),
         _ => hostile(name, core, name),
     });
-    let ended = contain(bench, parts)?;
+    let ended = contain(bench, (30_000_000, 20_000_000), parts)?;
     for name in names {
         ended.partition(name)?.finished(0)?;
     }
@@ -183,7 +184,7 @@ pub(crate) fn control(bench: &Bench) -> Result<()> {
     let parts = (1..)
         .zip(kinds)
         .map(|(core, kind)| hostile(kind, core, &format!("bad-control kind={kind}")));
-    let ended = contain(bench, parts)?;
+    let ended = contain(bench, (30_000_000, 2_000_000), parts)?;
     for kind in kinds {
         let partition = ended.partition(kind)?;
         match partition.report().state {
@@ -197,7 +198,7 @@ pub(crate) fn control(bench: &Bench) -> Result<()> {
 /// A hardware task switch, which always exits on Intel; AMD's new task has no
 /// handlers.
 pub(crate) fn task_switch(bench: &Bench) -> Result<()> {
-    let ended = contain_beside(bench, 400_000, [hostile("task", 1, "task")])?;
+    let ended = contain(bench, (400_000, 400_000), [hostile("task", 1, "task")])?;
     let end = bench.choose("triple fault", "task switch");
     ended.partition("task")?.failed(&[end, "rip 0x"])?;
     Ok(())
@@ -209,6 +210,7 @@ pub(crate) fn apic(bench: &Bench) -> Result<()> {
     let with_apic = |name, core, scenario| hostile(name, core, scenario).key("apic = true");
     let ended = contain(
         bench,
+        (30_000_000, 16_000_000),
         [
             with_apic("ipis", 1, "ipis"),
             with_apic("apic", 2, "apic"),
@@ -236,9 +238,7 @@ pub(crate) fn apic(bench: &Bench) -> Result<()> {
 const LOOP_WAIT_BOCHS: u64 = 200_000;
 
 /// The neighbour's iterations: more than the loops last.
-fn beside_loops(bench: &Bench) -> u64 {
-    bench.choose(30_000_000, 400_000)
-}
+const BESIDE_LOOPS: (u64, u64) = (30_000_000, 400_000);
 
 /// Partitions of two cores: the first is in an endless loop when the second
 /// fails, and must leave it.
@@ -250,7 +250,7 @@ fn leave_loops(bench: &Bench, apic: bool, kinds: &[&str]) -> Result<Ended> {
             .cores(&format!("[{first}, {second}]"));
         if apic { part.key("apic = true") } else { part }
     });
-    let ended = contain_beside(bench, beside_loops(bench), parts)?;
+    let ended = contain(bench, BESIDE_LOOPS, parts)?;
     for kind in kinds {
         let partition = ended.partition(kind)?.failed(&["triple fault"])?;
         let kicks = partition.report().exits.of("kick");
@@ -288,7 +288,7 @@ pub(crate) fn exception_loops(bench: &Bench) -> Result<()> {
             2 * index + 2
         ))
     });
-    let ended = contain_beside(bench, beside_loops(bench), parts)?;
+    let ended = contain(bench, BESIDE_LOOPS, parts)?;
     for kind in without_pages {
         ended.partition(kind)?.failed(&["rip 0x"])?;
     }

@@ -4,19 +4,18 @@
 
 use anyhow::{Context, Result, bail};
 use cloister_tests::cases::Bench;
-use cloister_tests::{
-    Ended, LinuxPart, LinuxState, Part, PartitionState, System, linux, part, with_linux,
-};
+use cloister_tests::{Ended, LinuxState, Part, PartitionState, System, linux, part};
 use xtask::{build, paths};
 
 use crate::demo::{expect, packaged_kernel};
 use crate::hostile::hostile;
+use crate::neighbour::{beside, undisturbed};
 
 const TARGET: &str = "x86_64-unknown-linux-musl";
 const TOOL: &str = "hostile-root";
 
 /// The tool, statically linked.
-pub(crate) fn tool() -> Result<Vec<u8>> {
+fn tool() -> Result<Vec<u8>> {
     let status = build::cargo()
         .args(["build", "--quiet", "--profile", "small"])
         .args(["--target", TARGET, "--package", TOOL])
@@ -29,32 +28,8 @@ pub(crate) fn tool() -> Result<Vec<u8>> {
     std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))
 }
 
-/// A strict partition that never ends.
-pub(crate) fn strict(core: u32) -> Part {
-    part("strict", "spin.elf")
-        .cores(&format!("[{core}]"))
-        .memory("64M")
-        .args("report=1000000")
-        .may("quiesce strict populate")
-}
-
-pub(crate) fn undisturbed(ended: &Ended) -> Result<()> {
-    ended
-        .partition("strict")?
-        .state(PartitionState::Running)?
-        .since_quiesce(0)?
-        .interrupts(0)?
-        .violations(0)?;
-    Ok(())
-}
-
-/// Linux with the tool, and `parts`.
-pub(crate) fn with_root(
-    bench: &Bench,
-    linux: &LinuxPart,
-    parts: impl IntoIterator<Item = Part>,
-) -> Result<System> {
-    let system = bench.system(with_linux(linux, parts));
+/// `system` with the tool in its Linux.
+pub(crate) fn with_root(system: System) -> Result<System> {
     Ok(system.linux_file("bin/hostile-root", 0o755, &tool()?))
 }
 
@@ -78,8 +53,9 @@ pub(crate) fn sweeps(bench: &Bench) -> Result<()> {
     let work = "
         modprobe msr allow_writes=on 2>/dev/null || modprobe msr
         echo on >/sys/module/msr/parameters/allow_writes
-        hostile-root msrs 0; echo msrs=$?
-        hostile-root msrs 1
+        # On the core whose MSRs they are, or each access costs two switches.
+        taskset 1 hostile-root msrs 0; echo msrs=$?
+        taskset 2 hostile-root msrs 1
         hostile-root pci; echo pci=$?
         hostile-root sleep 0x604; echo sleep=$?
         hostile-root beyond; echo beyond=$?
@@ -96,11 +72,12 @@ pub(crate) fn sweeps(bench: &Bench) -> Result<()> {
         done
         hostile-root ports; echo ports=$?
         echo alive=$(nproc)
-        sleep 1
+        cloister start late
+        until cloister show late --json | grep -q finished; do sleep 0.2; done
         hostile-root reset
         sleep 20; exit 9
     ";
-    let ended = with_root(bench, &linux("[0, 1]"), [strict(2), late(3)])?
+    let ended = with_root(beside(bench, &linux("[0, 1]"), [late(3)]))?
         .kernel_module("kvm-amd")
         .run(work)?
         .completed()?;
@@ -142,7 +119,7 @@ pub(crate) fn kexec(bench: &Bench) -> Result<()> {
         hostile-root kexec /vmlinuz /tmp/next.img 'console=ttyS0 next_kernel=1'
         echo kexec=$?; exit 9
     ";
-    let ended = with_root(bench, &linux("[0, 1]"), [strict(2)])?
+    let ended = with_root(beside(bench, &linux("[0, 1]"), []))?
         .linux_file("vmlinuz", 0o644, &kernel)
         .run(work)?
         .completed()?;
@@ -158,12 +135,13 @@ pub(crate) fn kexec(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// Touches its memory when Linux has long been at work.
+/// Touches its memory when Linux says so.
 fn late(core: u32) -> Part {
     part("late", "exits.elf")
         .cores(&format!("[{core}]"))
         .memory("64M")
-        .args("wait=20000000000 touch=20")
+        .args("touch=20")
+        .key("autostart = false")
 }
 
 /// Partitions in endless hostile loops beside Linux: it boots, works and
@@ -177,11 +155,9 @@ pub(crate) fn partitions_beside(bench: &Bench) -> Result<()> {
             _ => part,
         }
     });
-    let ended = bench
-        .system(with_linux(
-            &linux("[0, 1]"),
-            [strict(2)].into_iter().chain(parts),
-        ))
+    let system = beside(bench, &linux("[0, 1]"), parts);
+    let ended = (3..=7)
+        .fold(system, System::yielding)
         .run("echo alive=$(nproc); sleep 2; dmesg | grep -c 'soft lockup'; echo done=1")?
         .completed()?;
     ended.linux()?.run_status(0)?.state(LinuxState::Off)?;

@@ -95,7 +95,8 @@ pub(crate) fn forbidden(bench: &Bench) -> Result<()> {
     );
     let watched = probe("watched", "[2]", "enter=debug sti loop").key("autostart = false");
     let relaxed = linux("[0, 1]").cmdline("iomem=relaxed");
-    let system = hostile_root::with_root(bench, &relaxed, [watched, strict(3)])?;
+    let system = bench.system(with_linux(&relaxed, [watched, strict(3)]));
+    let system = hostile_root::with_root(system)?;
     let ended = with_edu(system).run(&command)?.completed()?;
     undisturbed(&ended)?;
     ended
@@ -229,7 +230,7 @@ pub(crate) fn management(bench: &Bench) -> Result<()> {
     let args = "timer=0xf0000000 busy=apic-timer until-busy=management quiet";
     let flooded = probe("flooded", "[2]", args).key("autostart = false");
     let relaxed = linux("[0, 1]").cmdline("iomem=relaxed");
-    let system = hostile_root::with_root(bench, &relaxed, [flooded])?;
+    let system = hostile_root::with_root(bench.system(with_linux(&relaxed, [flooded])))?;
     let ended = system.run(command)?.completed()?;
     ended
         .partition("flooded")?

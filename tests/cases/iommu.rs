@@ -5,11 +5,12 @@ use std::io::Write;
 
 use anyhow::{Context, Result};
 use cloister_tests::cases::Bench;
-use cloister_tests::{Ended, Iommu, LinuxState, System, linux, part, partitions, with_linux};
+use cloister_tests::{Ended, Iommu, LinuxState, System, linux, part, partitions};
 
 use crate::demo::expect;
 use crate::hostile::hostile;
-use crate::hostile_root::{strict, tool, undisturbed};
+use crate::hostile_root::with_root;
+use crate::neighbour::{beside, undisturbed};
 
 const NAMES: [(Iommu, &str); 2] = [(Iommu::Intel, "vt-d"), (Iommu::Amd, "amd-vi")];
 
@@ -163,10 +164,7 @@ pub(crate) fn forged_interrupts(bench: &Bench) -> Result<()> {
 fn with_devices(bench: &Bench, iommu: Iommu, disk: &std::path::Path) -> Result<System> {
     const MODULES: [&str; 4] = ["virtio_pci", "virtio_blk", "vmw_pvscsi", "sd_mod"];
     const VIRTIO: &str = "virtio-blk-pci,disable-legacy=on,iommu_platform=on";
-    let system = bench
-        .system(with_linux(&linux("[0, 1]"), [strict(2)]))
-        .iommu(iommu)
-        .linux_file("bin/hostile-root", 0o755, &tool()?);
+    let system = with_root(beside(bench, &linux("[0, 1]"), []))?.iommu(iommu);
     let system = MODULES.iter().fold(system, |s, name| s.kernel_module(name));
     let drive = |id: &str| {
         let file = disk.display();

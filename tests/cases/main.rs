@@ -21,6 +21,7 @@ mod interrupters;
 mod iommu;
 mod linux;
 mod manifests;
+mod neighbour;
 mod net;
 mod operator;
 mod own;
@@ -33,14 +34,13 @@ mod witness;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use cloister_tests::cases::{self, Bench, Case, Load, On};
+use cloister_tests::cases::{self, Bench, Case, On};
 
 /// Partitions alone, on both machines.
 const fn light(name: &'static str, run: fn(&Bench) -> Result<()>) -> Case {
     Case {
         name,
         on: On::Both,
-        load: Load::Light,
         deadline: 30,
         run,
     }
@@ -51,7 +51,6 @@ const fn with_linux(name: &'static str, run: fn(&Bench) -> Result<()>) -> Case {
     Case {
         name,
         on: On::Qemu("Linux boots take minutes there; linux-beside-* stand for all"),
-        load: Load::Heavy,
         deadline: 90,
         run,
     }
@@ -77,7 +76,6 @@ const fn xsetbv(name: &'static str, run: fn(&Bench) -> Result<()>) -> Case {
 const fn cabled(name: &'static str, deadline: u64, run: fn(&Bench) -> Result<()>) -> Case {
     Case {
         on: On::Qemu("Bochs' network cards have no other end for the harness"),
-        load: Load::Heavy,
         deadline,
         ..light(name, run)
     }

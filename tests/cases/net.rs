@@ -42,7 +42,7 @@ fn cards(bench: &Bench, numbers: &[u32], protected: bool) -> String {
 }
 
 /// Waits until `program` has its cards.
-fn ready(machine: &mut Running, program: &str) -> Result<()> {
+pub(crate) fn ready(machine: &mut Running, program: &str) -> Result<()> {
     machine.wait_for(Console::Partition(program.into()), "ready", 300)
 }
 
@@ -125,8 +125,10 @@ pub(crate) fn echo_one_exit(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
+/// Datagrams of one conversation.
+const DATAGRAMS: u64 = 300;
+
 fn echoed(bench: &Bench, args: &str) -> Result<Ended> {
-    const DATAGRAMS: u64 = 300;
     let cable = Cable::new(bench.machine())?;
     let part = udp_echo(&format!("datagrams={DATAGRAMS} {args}"));
     let mut machine = bench
@@ -134,13 +136,27 @@ fn echoed(bench: &Bench, args: &str) -> Result<Ended> {
         .nic(cable.nic(NicModel::E1000))
         .start()?;
     ready(&mut machine, "udp-echo")?;
-    let throughput = Echo::new(IP, 7, DATAGRAMS).run(&cable);
-    machine.explain(throughput)?;
+    converse(&mut machine, &cable)?;
     let ended = machine.finish()?.completed()?;
     ended
         .partition("udp-echo")?
         .says(&format!("udp-echo: datagrams={DATAGRAMS} "))?;
     Ok(ended)
+}
+
+/// A partition that finishes when [`converse`] has talked to it through the
+/// cable, which is for an e1000.
+pub(crate) fn echo_beside(bench: &Bench, cores: &str) -> Result<(Cable, Part)> {
+    let part = udp_echo(&format!("datagrams={DATAGRAMS}"))
+        .cores(cores)
+        .key(&cards(bench, &[0], false));
+    Ok((Cable::new(bench.machine())?, part))
+}
+
+/// Every datagram comes back.
+pub(crate) fn converse(machine: &mut Running, cable: &Cable) -> Result<()> {
+    let throughput = Echo::new(IP, 7, DATAGRAMS).run(cable);
+    machine.explain(throughput).map(drop)
 }
 
 /// A million frames and 100,000 datagrams behind VT-d.

@@ -2,10 +2,13 @@
 
 use anyhow::Result;
 use cloister_tests::cases::Bench;
-use cloister_tests::{Ended, Iommu, Nic, NicModel, Part, System, linux, part, partitions};
+use cloister_tests::{
+    Ended, Iommu, Nic, NicModel, Part, System, linux, part, partitions, with_linux,
+};
 
 use crate::demo::expect;
-use crate::hostile_root::{number, strict, undisturbed, with_root};
+use crate::hostile_root::{number, with_root};
+use crate::neighbour::{beside, undisturbed};
 
 /// A partition `name` on core `core` with the functions `devices` (a TOML list).
 fn owner(name: &str, core: u32, devices: &str, args: &str) -> Part {
@@ -184,7 +187,8 @@ pub(crate) fn hidden(bench: &Bench) -> Result<()> {
         hostile-root function 0x88
     ";
     let owner = owner("nic", 2, &card(bench, 0), "count=1 list fresh alone sizes");
-    let system = with_root(bench, &linux("[0, 1]").cmdline("iomem=relaxed"), [owner])?;
+    let linux = linux("[0, 1]").cmdline("iomem=relaxed");
+    let system = with_root(bench.system(with_linux(&linux, [owner])))?;
     let ended = cards(bench, system).run(work)?.completed()?;
     ended.partition("nic")?.finished(0)?.says("found=1")?;
     expect(&ended, "card10", "0")?;
@@ -217,7 +221,7 @@ pub(crate) fn forged(bench: &Bench) -> Result<()> {
         netdev: "user".into(),
     };
     let linux = linux("[0, 1]").cmdline("iomem=relaxed");
-    let ended = with_root(bench, &linux, [strict(2)])?
+    let ended = with_root(beside(bench, &linux, []))?
         .cores(4)
         .nic(card)
         .run(work)?
@@ -234,5 +238,6 @@ pub(crate) fn forged(bench: &Bench) -> Result<()> {
         }
     }
     recorded(&ended, "linux", "a message to a core that is not")?;
-    undisturbed(&ended)
+    undisturbed(&ended)?;
+    Ok(())
 }

@@ -21,9 +21,10 @@ pub(crate) fn beside_strict(bench: &Bench) -> Result<()> {
     let (bare, alone) = storm::run(bare, 3, 2)?;
     let spin = part("spin", "spin.elf")
         .cores("[3]")
+        .args("work=10000")
         .may("quiesce strict populate");
     let system = with_linux(&linux("[0, 1, 2]").cmdline(&storm::isolate(1)), [spin]);
-    let (ended, beside) = storm::run(bench.system(system), 1, 2)?;
+    let (ended, beside) = storm::run(bench.system(system).yielding(3), 1, 2)?;
 
     let spin = ended.partition("spin")?;
     let (exits, hits) = (

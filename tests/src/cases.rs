@@ -3,7 +3,7 @@
 //!
 //! ```no_run
 //! use std::process::ExitCode;
-//! use cloister_tests::cases::{Bench, Case, Load, On, main};
+//! use cloister_tests::cases::{Bench, Case, On, main};
 //!
 //! fn two_plus_two(bench: &Bench) -> anyhow::Result<()> {
 //!     bench.system("…").run_to_end()?.completed()?;
@@ -11,7 +11,7 @@
 //! }
 //!
 //! const CASES: &[Case] =
-//!     &[Case { name: "two-plus-two", on: On::Both, load: Load::Light, deadline: 20, run: two_plus_two }];
+//!     &[Case { name: "two-plus-two", on: On::Both, deadline: 20, run: two_plus_two }];
 //!
 //! fn main_of_the_test() -> ExitCode {
 //!     main(CASES)
@@ -36,8 +36,6 @@ pub struct Case {
     pub name: &'static str,
     /// Where it can run.
     pub on: On,
-    /// What else may run at the same time.
-    pub load: Load,
     /// Wall time in seconds that each machine of it may run in QEMU; on Bochs,
     /// [`BOCHS_FACTOR`] times as long.
     pub deadline: u64,
@@ -45,8 +43,8 @@ pub struct Case {
     pub run: fn(&Bench) -> Result<()>,
 }
 
-/// Deadlines are for a machine that does nothing else; one that does is given
-/// this much more.
+/// Deadlines are for a host that does nothing else; others run at the same
+/// time, so that each is given this much more.
 const PATIENCE: u64 = 4;
 
 /// How much longer than in QEMU things may take on Bochs.
@@ -74,16 +72,6 @@ impl On {
             _ => None,
         }
     }
-}
-
-/// What else may run at the same time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Load {
-    /// A second light case: partitions alone, for a second or two.
-    Light,
-    /// Nothing: Linux, or something that is timed. (On Bochs, whose time is
-    /// its own, another case.)
-    Heavy,
 }
 
 /// What a case boots on: the machine under test.

@@ -37,6 +37,7 @@ enum Setting {
     Nic(Nic),
     WithoutHypervisor,
     Cores(u32),
+    Yielding(u32),
     Memory(u64),
     KernelModule(String),
     LinuxFile(String, u32, Vec<u8>),
@@ -115,6 +116,14 @@ impl System {
     #[must_use]
     pub fn cores(self, cores: u32) -> Self {
         self.with(Setting::Cores(cores))
+    }
+
+    /// Core `core` lets the others run first where the host has fewer processors
+    /// than the machine: for partitions that only compute ([`xtask::Run::yielding`]).
+    /// QEMU only.
+    #[must_use]
+    pub fn yielding(self, core: u32) -> Self {
+        self.with(Setting::Yielding(core))
     }
 
     /// Bytes of memory of the machine. Default: enough, at least 1 GiB.
@@ -303,6 +312,7 @@ fn apply(run: Run, setting: Setting) -> Run {
         Setting::Nic(nic) => run.nic(nic),
         Setting::WithoutHypervisor => run.without_hypervisor(),
         Setting::Cores(cores) => run.cpus(cores),
+        Setting::Yielding(core) => run.yielding(core),
         Setting::Memory(bytes) => run.memory(bytes),
         Setting::KernelModule(name) => run.kernel_modules([name]),
         Setting::LinuxFile(path, mode, content) => run.linux_file(&path, mode, &content),

@@ -1,6 +1,6 @@
-//! Runs cases: light ones side by side; heavy ones alone, except on Bochs.
+//! Runs cases side by side, those that may take longest first.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow};
 use clap::{Parser, ValueEnum};
 use xtask::{Accel, MachineKind, build, tools};
 
-use super::{BOCHS_FACTOR, Bench, Case, Load};
+use super::{BOCHS_FACTOR, Bench, Case};
 
 /// Boots machines and counts exits.
 #[derive(Debug, Parser)]
@@ -34,7 +34,7 @@ struct Options {
     /// How QEMU runs
     #[arg(long, value_enum, default_value_t = Accel::Tcg)]
     accel: Accel,
-    /// Light cases at a time
+    /// Cases at a time
     #[arg(long, visible_alias = "test-threads", default_value_t = 2)]
     jobs: usize,
     /// Do not install missing packages: name them
@@ -47,7 +47,7 @@ struct Options {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Machines {
-    /// One after the other
+    /// Both
     All,
     /// QEMU: AMD
     Qemu,
@@ -75,6 +75,15 @@ struct Job {
 impl Job {
     fn name(self) -> String {
         format!("{}::{}", self.machine.name(), self.case.name)
+    }
+
+    /// Seconds that each of its machines may run.
+    fn patience(self) -> u64 {
+        self.case.deadline
+            * match self.machine {
+                MachineKind::Qemu => 1,
+                MachineKind::Bochs => BOCHS_FACTOR,
+            }
     }
 
     fn is_wanted(self, options: &Options) -> bool {
@@ -121,7 +130,7 @@ pub fn main(cases: &'static [Case]) -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    let (possible, impossible): (Vec<Job>, Vec<Job>) = wanted
+    let (mut possible, impossible): (Vec<Job>, Vec<Job>) = wanted
         .iter()
         .partition(|job| job.case.on.obstacle(job.machine).is_none());
     if !possible.is_empty()
@@ -139,28 +148,10 @@ pub fn main(cases: &'static [Case]) -> ExitCode {
         println!("test {} ... ignored, {why}", job.name());
         tally.ignored += 1;
     }
-    let tally = Arc::new(Mutex::new(tally));
-    for &machine in options.machine.kinds() {
-        let of = |load: Load| -> Vec<Job> {
-            possible
-                .iter()
-                .copied()
-                .filter(|job| job.machine == machine && job.case.load == load)
-                .collect()
-        };
-        let (light, heavy) = (of(Load::Light), of(Load::Heavy));
-        let jobs = options.jobs.max(1);
-        if machine == MachineKind::Bochs {
-            // One thread, whatever it emulates, and no clock but its own: the
-            // longest first.
-            let all = heavy.into_iter().rev().chain(light).collect();
-            run(all, jobs, options.accel, &tally);
-        } else {
-            run(light, jobs, options.accel, &tally);
-            run(heavy, 1, options.accel, &tally);
-        }
-    }
-    let tally = match tally.lock() {
+    let tally = Mutex::new(tally);
+    possible.sort_by_key(|job| Reverse(job.patience()));
+    run(possible, options.jobs.max(1), options.accel, &tally);
+    let tally = match tally.into_inner() {
         Ok(tally) => tally,
         Err(poisoned) => poisoned.into_inner(),
     };
@@ -182,14 +173,21 @@ fn prepare(jobs: &[Job], options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Runs `jobs`, so many `at_a_time`.
-fn run(jobs: Vec<Job>, at_a_time: usize, accel: Accel, tally: &Arc<Mutex<Tally>>) {
-    let queue = Mutex::new(VecDeque::from(jobs));
-    let next = || queue.lock().ok().and_then(|mut queue| queue.pop_front());
+/// Runs `jobs`, so many `at_a_time`; every other one on Bochs, as long as there
+/// are any, for its one thread gets on better beside QEMU's many than those do
+/// beside others.
+fn run(jobs: Vec<Job>, at_a_time: usize, accel: Accel, tally: &Mutex<Tally>) {
+    let queue = Mutex::new(jobs);
+    let next = |machine| {
+        let mut queue = queue.lock().ok()?;
+        let own = queue.iter().position(|job| job.machine == machine);
+        (!queue.is_empty()).then(|| queue.remove(own.unwrap_or(0)))
+    };
+    let machines = [MachineKind::Qemu, MachineKind::Bochs].into_iter().cycle();
     thread::scope(|scope| {
-        for _ in 0..at_a_time {
-            scope.spawn(|| {
-                while let Some(job) = next() {
+        for machine in machines.take(at_a_time) {
+            scope.spawn(move || {
+                while let Some(job) = next(machine) {
                     one(job, accel, tally);
                 }
             });
@@ -247,11 +245,7 @@ fn guarded(job: Job, accel: Accel) -> (Result<()>, Vec<String>) {
         let _ = sender.send((job.case.run)(&inside));
     });
     // A case may boot several machines one after the other.
-    let factor = match job.machine {
-        MachineKind::Qemu => 1,
-        MachineKind::Bochs => BOCHS_FACTOR,
-    };
-    let limit = Duration::from_secs((job.case.deadline * 16).max(240) * factor);
+    let limit = Duration::from_secs((job.patience() * 16).max(240));
     let result = match thread.context("cannot start a thread") {
         Err(error) => Err(error),
         Ok(_) => match receiver.recv_timeout(limit) {
