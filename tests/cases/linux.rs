@@ -306,6 +306,9 @@ pub(crate) fn boot_time(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
+/// What Linux is told on Bochs: see `partitions/demo-bochs.toml`.
+const BOCHS_TSC: &str = "tsc_early_khz=100000";
+
 /// One housekeeping core and one partition: the demo for slow machines. And
 /// another one, which Linux starts and talks to.
 pub(crate) fn beside_one(bench: &Bench) -> Result<()> {
@@ -316,6 +319,7 @@ pub(crate) fn beside_one(bench: &Bench) -> Result<()> {
         .may("quiesce strict populate")
         .key("autostart = false");
     let shipped = fs::read_to_string(paths::demo_bochs())?;
+    let shipped = shipped.replace(BOCHS_TSC, bench.choose("", BOCHS_TSC));
     let ended = bench
         .system(format!("{shipped}\n{sensor}") + &channel("telemetry", ["linux", "sensor"], "64K"))
         .run(&format!(
@@ -351,7 +355,8 @@ pub(crate) fn beside_two(bench: &Bench) -> Result<()> {
         list("after"),
     );
     let args = "cpuid=3 enter=strict+populate touch=2 leave in=1";
-    let system = with_linux(&linux("[0, 1]"), [exits("exits", 2, args)]);
+    let linux = linux("[0, 1]").cmdline(bench.choose("", BOCHS_TSC));
+    let system = with_linux(&linux, [exits("exits", 2, args)]);
     let ended = hostile_root::with_root(bench.system(system))?
         .run(&command)?
         .completed()?;
