@@ -15,6 +15,9 @@ pub(crate) struct Arguments {
     /// Leave the machines out: what takes seconds
     #[arg(long)]
     host_only: bool,
+    /// Only this machine's cases, besides what needs none [default: both]
+    #[arg(long, value_parser = ["qemu", "bochs"], conflicts_with = "host_only")]
+    machine: Option<String>,
     /// Do not install missing packages: name them
     #[arg(long)]
     no_install: bool,
@@ -84,9 +87,17 @@ impl Arguments {
         add(cases("host tests", &mut tests)?);
 
         if !self.host_only {
-            tools::ensure(&[tools::IMAGE, tools::QEMU, tools::BOCHS], !self.no_install)?;
+            let needs: &[_] = match self.machine.as_deref() {
+                Some("qemu") => &[tools::IMAGE, tools::QEMU],
+                Some("bochs") => &[tools::IMAGE, tools::BOCHS],
+                _ => &[tools::IMAGE, tools::QEMU, tools::BOCHS],
+            };
+            tools::ensure(needs, !self.no_install)?;
             let mut machines = cargo();
             machines.args(["test", "--no-fail-fast", "--package", MACHINE_CASES]);
+            if let Some(machine) = &self.machine {
+                machines.args(["--test", "machines", "--", "--machine", machine]);
+            }
             add(cases("machines", &mut machines)?);
         }
 
