@@ -11,13 +11,12 @@ use crate::neighbour::{self, beside};
 
 /// The strict partition's core, and the one that is started and stopped.
 pub(crate) const STRICT: usize = neighbour::CORE as usize;
-const VICTIM: usize = VICTIM_CORE as usize;
-pub(crate) const VICTIM_CORE: u32 = 3;
+const VICTIM: usize = 3;
 
 /// A strict partition, and beside it one to start and stop.
 pub(crate) fn system(bench: &Bench) -> System {
     let victim = part("victim", "spin.elf")
-        .cores(&format!("[{VICTIM_CORE}]"))
+        .cores("[3]")
         .memory("4M")
         .args("work=10000 report=100")
         .may("quiesce strict debug populate");
@@ -100,10 +99,7 @@ pub(crate) fn list_is_true(bench: &Bench) -> Result<()> {
         list("before"),
         list("after")
     );
-    let ended = system(bench)
-        .yielding(VICTIM_CORE)
-        .run(&command)?
-        .completed()?;
+    let ended = system(bench).run(&command)?.completed()?;
     let list = json(&ended, "before")?;
     let equal =
         |what: &str, got: &Value, expected: Value| equal(&ended, what, got.clone(), expected);
@@ -156,10 +152,7 @@ pub(crate) fn reading_is_free(bench: &Bench) -> Result<()> {
         list("between"),
         list("after")
     );
-    let ended = system(bench)
-        .yielding(VICTIM_CORE)
-        .run(&command)?
-        .completed()?;
+    let ended = system(bench).run(&command)?.completed()?;
     expect(&ended, "read", "0")?;
     expect(&ended, "called", "0")?;
     let before = json(&ended, "before")?;

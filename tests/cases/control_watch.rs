@@ -8,7 +8,7 @@ use cloister_tests::cases::Bench;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::control::{VICTIM_CORE, equal, exits, json, list, marked, system, undisturbed};
+use crate::control::{equal, exits, json, list, marked, system, undisturbed};
 use crate::demo::expect;
 
 /// A file in the Trace Event Format, read as that is documented: what Chrome
@@ -102,10 +102,7 @@ pub(crate) fn watch(bench: &Bench) -> Result<()> {
         watching = list("watching"),
         ended = list("ended"),
     );
-    let ended = system(bench)
-        .yielding(VICTIM_CORE)
-        .run(&command)?
-        .completed()?;
+    let ended = system(bench).run(&command)?.completed()?;
     ended.linux()?.run_status(0)?;
     let [before, after] = ["before", "after"].map(|mark| json(&ended, mark));
     let (before, after) = (before?, after?);

@@ -190,7 +190,7 @@ fn with_devices(bench: &Bench, iommu: Iommu, disk: &std::path::Path) -> Result<S
 /// attempt is recorded with device and address, and a strict partition does
 /// not notice.
 pub(crate) fn linux_is_confined(bench: &Bench) -> Result<()> {
-    const BLOCKS: usize = 32;
+    const BLOCKS: usize = 128;
     let mut disk = tempfile::NamedTempFile::new()?;
     let content: Vec<u8> = (0..BLOCKS * 512)
         .map(|at| (at * 7 + at / 512).to_le_bytes()[0])

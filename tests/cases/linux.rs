@@ -273,9 +273,9 @@ pub(crate) fn boot_time(bench: &Bench) -> Result<()> {
     };
     let (mut bare, mut ours) = (f64::INFINITY, f64::INFINITY);
     let mut exits = String::new();
-    // The best of three, taken in turn, if it takes that: other work on this
+    // The better of two, taken in turn, if it takes that: other work on this
     // host does not weigh on all alike.
-    for _ in 0..3 {
+    for _ in 0..2 {
         let (seconds, _) = once(bench.bare().cores(2).run("true")?)?;
         bare = bare.min(seconds);
         let system = with_linux(&linux("[0, 1]"), []);

@@ -23,16 +23,12 @@ pub(crate) fn open() -> Result<File> {
 
 /// Maps the page at physical `address`; `None` where Linux refuses.
 pub(crate) fn map(file: &File, address: u64) -> Option<*mut u64> {
-    map_pages(file, address, 1)
-}
-
-fn map_pages(file: &File, address: u64, count: usize) -> Option<*mut u64> {
     let offset = i64::try_from(address).ok()?;
     // SAFETY: a new mapping.
     let page = unsafe {
         libc::mmap(
             ptr::null_mut(),
-            count * PAGE,
+            PAGE,
             libc::PROT_READ | libc::PROT_WRITE,
             libc::MAP_SHARED,
             file.as_raw_fd(),
@@ -43,12 +39,8 @@ fn map_pages(file: &File, address: u64, count: usize) -> Option<*mut u64> {
 }
 
 fn unmap(page: *mut u64) {
-    unmap_pages(page, 1);
-}
-
-fn unmap_pages(pages: *mut u64, count: usize) {
-    // SAFETY: `map_pages` made them, and nobody uses them any more.
-    unsafe { libc::munmap(pages.cast(), count * PAGE) };
+    // SAFETY: `map` made it, and nobody uses it any more.
+    unsafe { libc::munmap(page.cast(), PAGE) };
 }
 
 /// A page of device registers.
@@ -86,37 +78,26 @@ impl Drop for Page {
     }
 }
 
-/// Reads every page, after writes to some: a read of foreign memory costs
-/// nothing, but a write is an exit.
 pub(crate) fn sweep(start: u64, length: u64) -> Result<()> {
-    const TOGETHER: usize = 16;
     let file = open()?;
     let (mut ones, mut other, mut denied) = (0u64, 0u64, 0u64);
-    let end = start + length;
-    for first in (start..end).step_by(TOGETHER * PAGE) {
-        let left = usize::try_from((end - first).div_ceil(PAGE as u64)).unwrap_or(usize::MAX);
-        let count = left.min(TOGETHER);
-        let Some(pages) = map_pages(&file, first, count) else {
-            denied += count as u64;
+    for address in (start..start + length).step_by(PAGE) {
+        let Some(page) = map(&file, address) else {
+            denied += 1;
             continue;
         };
-        for number in 0..count {
-            // SAFETY: mapped; somebody else's memory, if it is.
-            let value = unsafe {
-                let page = pages.byte_add(number * PAGE);
-                if number == 0 {
-                    page.add(7).write_volatile(0);
-                    page.cast::<u8>().write_volatile(0);
-                }
-                page.add(7).read_volatile()
-            };
-            if value == u64::MAX {
-                ones += 1;
-            } else {
-                other += 1;
-            }
+        // SAFETY: mapped; somebody else's memory, if it is.
+        let value = unsafe {
+            page.add(7).write_volatile(0);
+            page.cast::<u8>().write_volatile(0);
+            page.add(7).read_volatile()
+        };
+        if value == u64::MAX {
+            ones += 1;
+        } else {
+            other += 1;
         }
-        unmap_pages(pages, count);
+        unmap(page);
     }
     println!("memory: ones={ones} other={other} denied={denied}");
     Ok(())

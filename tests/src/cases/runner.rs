@@ -77,8 +77,9 @@ impl Job {
         format!("{}::{}", self.machine.name(), self.case.name)
     }
 
-    /// Seconds that each of its machines may run.
-    fn patience(self) -> u64 {
+    /// Seconds that each of its machines may run on a host that does nothing
+    /// else.
+    fn deadline(self) -> u64 {
         self.case.deadline
             * match self.machine {
                 MachineKind::Qemu => 1,
@@ -149,7 +150,7 @@ pub fn main(cases: &'static [Case]) -> ExitCode {
         tally.ignored += 1;
     }
     let tally = Mutex::new(tally);
-    possible.sort_by_key(|job| Reverse(job.patience()));
+    possible.sort_by_key(|job| Reverse(job.deadline()));
     run(possible, options.jobs.max(1), options.accel, &tally);
     let tally = match tally.into_inner() {
         Ok(tally) => tally,
@@ -235,7 +236,7 @@ fn guarded(job: Job, accel: Accel) -> (Result<()>, Vec<String>) {
     let bench = Arc::new(Bench {
         machine: job.machine,
         accel,
-        deadline: job.case.deadline,
+        deadline: job.deadline(),
         notes: Mutex::new(Vec::new()),
     });
     let (sender, receiver) = mpsc::channel();
@@ -245,7 +246,7 @@ fn guarded(job: Job, accel: Accel) -> (Result<()>, Vec<String>) {
         let _ = sender.send((job.case.run)(&inside));
     });
     // A case may boot several machines one after the other.
-    let limit = Duration::from_secs((job.patience() * 16).max(240));
+    let limit = Duration::from_secs((job.deadline() * 16).max(240));
     let result = match thread.context("cannot start a thread") {
         Err(error) => Err(error),
         Ok(_) => match receiver.recv_timeout(limit) {

@@ -22,7 +22,7 @@ action() {
     "$@" >/tmp/storm.out 2>&1
     status=$?
     # What it set off in the background.
-    sleep 0.5
+    sleep 1
     echo "storm: $name status=$status interrupts=$(($(count) - before))"
     if [ $status -ne 0 ]; then
         sed 's/^/storm: said: /' /tmp/storm.out

@@ -2,8 +2,9 @@
 //! to which the hypervisor's own counters can be held.
 //!
 //! QEMU (TCG) logs `vmrun! VMCB` and `vmexit(CODE, INFO1, INFO2, RIP)!` under
-//! `-d in_asm`; with `-d tid` each thread has a file of its own. `-dfilter` keeps the disassembly itself out. Bochs logs `VMEXIT reason = …`
-//! with core and tick among the debug messages of its processors.
+//! `-d in_asm`; with `-d tid` each thread has a file of its own. `-dfilter` keeps
+//! the disassembly itself out. Bochs logs `VMEXIT reason = …` with core and tick
+//! among the debug messages of its processors.
 
 use std::collections::BTreeMap;
 use std::fs;
